@@ -1,0 +1,73 @@
+//! The topics, in one place: names, partitions, and how they come to be.
+
+use crate::error::BrokerError;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    types::RDKafkaErrorCode,
+};
+use std::time::Duration;
+
+/// Events of orders, keyed by order id.
+pub const ORDER_EVENTS: &str = "order.events";
+/// Events of stock reservations, keyed by order id.
+pub const INVENTORY_EVENTS: &str = "inventory.events";
+/// Analytics rows as the transform wrote them, keyed by order id.
+pub const ORDERS_ANALYTICS: &str = "orders_analytics";
+
+/// Partitions of a topic that carries events or rows: what one machine's readers can share.
+const PARTITIONS: i32 = 4;
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where records of this topic go that could not be processed.
+pub fn dead_letters(topic: &str) -> String {
+    format!("{topic}.dlq")
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: i32,
+}
+
+/// Every topic that Outflow needs.
+pub fn all() -> Vec<TopicSpec> {
+    let spec = |name: &str, partitions| TopicSpec { name: name.to_owned(), partitions };
+    vec![
+        spec(ORDER_EVENTS, PARTITIONS),
+        spec(INVENTORY_EVENTS, PARTITIONS),
+        spec(ORDERS_ANALYTICS, PARTITIONS),
+        spec(&dead_letters(ORDER_EVENTS), 1),
+        spec(&dead_letters(ORDERS_ANALYTICS), 1),
+    ]
+}
+
+/// Creates the topics that are not there yet and returns their names. Safe to repeat; never changes one that exists.
+///
+/// # Errors
+/// Where the broker does not answer, or refuses a topic.
+pub async fn ensure(brokers: &str, topics: &[TopicSpec]) -> Result<Vec<String>, BrokerError> {
+    let client: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .map_err(|source| BrokerError::Connect { brokers: brokers.to_owned(), source })?;
+    let wanted: Vec<_> =
+        topics.iter().map(|t| NewTopic::new(&t.name, t.partitions, TopicReplication::Fixed(-1))).collect();
+    let options =
+        AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT)).operation_timeout(Some(ADMIN_TIMEOUT));
+    let results = client.create_topics(&wanted, &options).await.map_err(|source| BrokerError::Admin {
+        brokers: brokers.to_owned(),
+        operation: "create topics",
+        source,
+    })?;
+    let mut created = Vec::new();
+    for result in results {
+        match result {
+            Ok(topic) => created.push(topic),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((topic, code)) => return Err(BrokerError::CreateTopic { topic, code }),
+        }
+    }
+    Ok(created)
+}
