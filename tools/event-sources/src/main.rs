@@ -1,0 +1,3 @@
+//! Plays what AWS triggers: schedules, Kafka batches and asynchronous invocations
+
+fn main() {}
