@@ -3,8 +3,10 @@
 //! Must not: know what a record means, or decide what happens to one that could not be delivered.
 
 mod error;
+mod outbox;
 mod producer;
 pub mod topics;
 
 pub use error::{BrokerError, DeliveryError};
+pub use outbox::OutboxPublisher;
 pub use producer::{Producer, Record};

@@ -140,7 +140,8 @@ fn pointer(path: &serde_path_to_error::Path) -> String {
 
 /// The pointer says where; a line and column of the body would say it twice.
 fn without_position(message: &str) -> String {
-    message.rsplit_once(" at line ").map_or(message, |(text, _)| text).to_owned()
+    let message = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
+    message.replace("expected i64", "expected a whole number")
 }
 
 #[cfg(test)]
@@ -187,11 +188,11 @@ mod tests {
         );
         check(
             &order(r#"[{"productId": "p", "quantity": "2"}]"#),
-            expect![[r#"/items/0/quantity invalid type: string "2", expected i64"#]],
+            expect![[r#"/items/0/quantity invalid type: string "2", expected a whole number"#]],
         );
         check(
             &order(r#"[{"productId": "p", "quantity": 2.5}]"#),
-            expect!["/items/0/quantity invalid type: floating point `2.5`, expected i64"],
+            expect!["/items/0/quantity invalid type: floating point `2.5`, expected a whole number"],
         );
         check("[]", expect![" must be a JSON object"]);
         check(&order(r#"[["p", 1]]"#), expect!["/items/0 must be a JSON object"]);

@@ -1,0 +1,39 @@
+//! One request: parse, write, answer.
+
+use crate::{context::Context, error::Problem};
+use lambda_http::{
+    Body, Error, Request, Response,
+    http::{Method, StatusCode, header},
+};
+use outflow_domain::{Order, OrderId, OrderRequest};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Answers 201 with the order, or a problem as `application/problem+json`.
+pub(crate) async fn handle(context: &Context, request: Request) -> Result<Response<Body>, Error> {
+    match create(context, &request).await {
+        Ok(order) => {
+            tracing::info!(order_id = %order.id, items = order.item_count, total = %order.total, "order created");
+            let response = Response::builder()
+                .status(StatusCode::CREATED)
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::LOCATION, format!("/orders/{}", order.id));
+            Ok(response.body(Body::Text(serde_json::to_string(&order)?))?)
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn create(context: &Context, request: &Request) -> Result<Order, Problem> {
+    if request.method() != Method::POST {
+        return Err(Problem::method_not_allowed(request.method()));
+    }
+    let request = OrderRequest::from_json(request.body())?;
+    let order = context.store.create_order(
+        OrderId(Uuid::now_v7()),
+        &request,
+        OffsetDateTime::now_utc(),
+        Uuid::now_v7,
+    );
+    Ok(order.await?)
+}

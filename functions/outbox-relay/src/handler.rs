@@ -1,0 +1,53 @@
+//! One tick of the schedule: relay what waits, then say what was done.
+
+use crate::{context::Context, error::TickError};
+use lambda_runtime::LambdaEvent;
+use outflow_outbox::Report;
+use serde::Deserialize;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Time kept free before the function's deadline: a batch on its way may take the delivery time-out (10 s) and the
+/// emptying of the producer (2 s), then the lease is given back.
+const DEADLINE_RESERVE: Duration = Duration::from_secs(15);
+
+/// The schedule's input. EventBridge's finest rate is a minute, so one invocation ticks for a minute; whatever can call
+/// more often sends `for_s: 0`, or nothing, and gets one drain a call.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Tick {
+    /// Seconds between two drains of one invocation, at least 1.
+    every_s: u64,
+    /// Seconds for which the invocation goes on; 0 is one drain.
+    for_s: u64,
+}
+
+/// Drains the outbox, once or every few seconds, and reports the sum.
+pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Result<Report, TickError> {
+    let Tick { every_s, for_s } = event.payload;
+    let started = Instant::now();
+    let every = Duration::from_secs(every_s.max(1));
+    let deadline = started + time_left(event.context.deadline()).saturating_sub(DEADLINE_RESERVE);
+    let last_tick_before = started + Duration::from_secs(for_s);
+    let mut total = Report::default();
+    let mut tick = started;
+    loop {
+        let report = context.relay.drain(deadline).await?;
+        tracing::info!(
+            published = report.published,
+            backlog = report.backlog,
+            gaps = report.gaps,
+            "outbox drained"
+        );
+        total = Report { published: total.published + report.published, ..report };
+        tick += every;
+        if tick >= last_tick_before || tick >= deadline {
+            return Ok(total);
+        }
+        tokio::time::sleep_until(tick.into()).await;
+    }
+}
+
+/// `cargo lambda watch` tells every function a deadline in 1970 and never stops one: there, an hour is far enough.
+fn time_left(deadline: SystemTime) -> Duration {
+    deadline.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(3_600))
+}

@@ -1,0 +1,15 @@
+//! Lambda entry point of the outbox relay: tracing, context, run. Nothing else lives here.
+
+mod context;
+mod error;
+mod handler;
+
+use context::Context;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    outflow_telemetry::init();
+    let context = Context::from_env()?;
+    run(service_fn(|event: LambdaEvent<handler::Tick>| handler::handle(&context, event))).await
+}

@@ -1,0 +1,70 @@
+//! What can go wrong when an event is written or relayed.
+
+use crate::publisher::PublishError;
+use std::time::Duration;
+
+/// An event was not written. The caller's transaction must not commit.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error(
+        "event {event_type} of {aggregate_type} {aggregate_id} has {bytes} bytes, at most {limit} can be published"
+    )]
+    TooLarge { event_type: String, aggregate_type: String, aggregate_id: String, bytes: usize, limit: usize },
+    #[error("events could not be written to the outbox")]
+    Insert(#[source] sqlx::Error),
+}
+
+/// One drain ended early. What was not confirmed stays in the outbox, below the position nothing is lost.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    #[error("relay could not connect to mysql")]
+    Connect(#[source] sqlx::Error),
+    #[error("lease of {lease:?} must be longer than the publisher's timeout of {publisher:?}: raise it")]
+    LeaseTooShort { lease: Duration, publisher: Duration },
+    #[error("relay runs at isolation {found}, wants READ-COMMITTED: anything stricter blocks writers")]
+    Isolation { found: String },
+    #[error("lease of relay group {group} could not be taken or given back")]
+    Lease {
+        group: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error(
+        "another relay took the lease of group {group}: our fencing token {token} is no longer the newest"
+    )]
+    Fenced { group: String, token: u64 },
+    #[error("outbox could not be read behind position {position}")]
+    Read {
+        position: u64,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("gaps of relay group {group} could not be checked")]
+    CheckGaps {
+        group: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("position of relay group {group} could not be moved from {position}")]
+    Move {
+        group: String,
+        position: u64,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error(
+        "{failed} of {events} events were not confirmed, position stays at {position}; the first is {event_id}"
+    )]
+    Publish {
+        failed: usize,
+        events: usize,
+        position: u64,
+        event_id: String,
+        #[source]
+        source: PublishError,
+    },
+    #[error(
+        "group {group} has {gaps} open gaps, the limit is {limit}: end the oldest open transaction on mysql"
+    )]
+    TooManyGaps { group: String, gaps: usize, limit: usize },
+}

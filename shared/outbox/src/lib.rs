@@ -1,0 +1,23 @@
+//! A transactional outbox on MySQL, for any service: events are written in the caller's transaction, and a relay
+//! carries them to a publisher in order, at least once, whatever dies and whenever.
+//!
+//! The log is append-only. What is delivered is told by a position, and by the gaps below it: ids that were given to
+//! transactions which had not committed when the position passed. The tables are in `migrations/`.
+//!
+//! Must not: know what an event means, or which broker it goes to.
+
+mod error;
+mod event;
+mod gaps;
+mod lease;
+mod log;
+mod publisher;
+mod relay;
+mod writer;
+
+pub use error::{RelayError, WriteError};
+pub use event::{NewEvent, OutboxEvent};
+pub use gaps::{Gap, Gaps};
+pub use publisher::{PublishError, Publisher};
+pub use relay::{Relay, RelaySettings, Report};
+pub use writer::{MAX_EVENT_BYTES, write};

@@ -1,0 +1,161 @@
+//! Writing an order: price, stock, order, events, in one transaction.
+
+use crate::{
+    Store, catalogue,
+    error::{Shortage, StoreError},
+};
+use outflow_domain::{Order, OrderId, OrderRequest, RequestedItem, event::Event};
+use outflow_outbox::NewEvent;
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
+use std::collections::HashMap;
+use time::{OffsetDateTime, PrimitiveDateTime};
+use uuid::Uuid;
+
+/// Tries of a transaction that meets another one in a deadlock.
+const TRIES: u32 = 5;
+
+impl Store {
+    /// Prices the order from the catalogue, reserves its stock, and writes it with `OrderCreated` and `StockReserved`.
+    ///
+    /// A deadlock with another order is tried again. `new_id` gives the ids of the events.
+    ///
+    /// # Errors
+    /// Unknown products and too little stock name their lines. After any error nothing is written.
+    pub async fn create_order(
+        &self,
+        id: OrderId,
+        request: &OrderRequest,
+        now: OffsetDateTime,
+        new_id: impl Fn() -> Uuid,
+    ) -> Result<Order, StoreError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_create_order(id, request, now, &new_id).await {
+                Err(error) if error.met_another_transaction() && tries < TRIES => {
+                    tracing::warn!(%error, order_id = %id, tries, "order met another transaction, trying again");
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn try_create_order(
+        &self,
+        id: OrderId,
+        request: &OrderRequest,
+        now: OffsetDateTime,
+        new_id: &impl Fn() -> Uuid,
+    ) -> Result<Order, StoreError> {
+        // Dropped on any way out, a transaction rolls back.
+        let mut transaction = self.pool.begin().await.map_err(StoreError::Connect)?;
+        let products =
+            catalogue::read(&mut transaction, request.items.iter().map(|item| &item.product_id)).await?;
+        let order = Order::price(id, request, &products, now).map_err(StoreError::UnknownProducts)?;
+        reserve(&mut transaction, &request.items).await?;
+        insert_order(&mut transaction, &order).await?;
+        let events: Vec<_> =
+            Event::of_new_order(order.clone()).iter().map(|event| new_event(event, new_id())).collect();
+        outflow_outbox::write(&mut transaction, &events).await.map_err(StoreError::WriteEvents)?;
+        transaction.commit().await.map_err(|source| StoreError::WriteOrder { step: "committing", source })?;
+        Ok(order)
+    }
+}
+
+/// Takes the stock of every line, or of none.
+async fn reserve(connection: &mut MySqlConnection, items: &[RequestedItem]) -> Result<(), StoreError> {
+    let failed = |source| StoreError::WriteOrder { step: "reserving stock", source };
+    // Every order locks its products in the same sequence, so that two of them queue instead of deadlocking.
+    let mut lines: Vec<(usize, &RequestedItem)> = items.iter().enumerate().collect();
+    lines.sort_by(|(_, a), (_, b)| a.product_id.cmp(&b.product_id));
+
+    let mut query =
+        QueryBuilder::<MySql>::new("SELECT product_id, available FROM inventory WHERE product_id IN ");
+    query.push_tuples(&lines, |mut tuple, (_, item)| {
+        tuple.push_bind(item.product_id.as_str());
+    });
+    query.push(" ORDER BY product_id FOR UPDATE");
+    let rows = query.build().fetch_all(&mut *connection).await.map_err(failed)?;
+    let mut available: HashMap<String, u32> = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        available
+            .insert(row.try_get("product_id").map_err(failed)?, row.try_get("available").map_err(failed)?);
+    }
+    let mut shortages: Vec<_> = lines
+        .iter()
+        .filter_map(|(index, item)| {
+            let available = available.get(item.product_id.as_str()).copied().unwrap_or(0);
+            (available < item.quantity).then(|| Shortage {
+                index: *index,
+                product_id: item.product_id.clone(),
+                requested: item.quantity,
+                available,
+            })
+        })
+        .collect();
+    if !shortages.is_empty() {
+        shortages.sort_by_key(|shortage| shortage.index);
+        return Err(StoreError::OutOfStock(shortages));
+    }
+    for (_, item) in &lines {
+        sqlx::query(
+            "UPDATE inventory SET available = available - ?, reserved = reserved + ? WHERE product_id = ?",
+        )
+        .bind(item.quantity)
+        .bind(item.quantity)
+        .bind(item.product_id.as_str())
+        .execute(&mut *connection)
+        .await
+        .map_err(failed)?;
+    }
+    Ok(())
+}
+
+async fn insert_order(connection: &mut MySqlConnection, order: &Order) -> Result<(), StoreError> {
+    let created_at = PrimitiveDateTime::new(order.created_at.date(), order.created_at.time());
+    sqlx::query(
+        "INSERT INTO orders (id, user_id, status, total_amount, item_count, quantity, version, created_at, updated_at)
+         VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)",
+    )
+    .bind(order.id.to_string())
+    .bind(order.user_id.as_str())
+    .bind(order.status.as_str())
+    .bind(order.total.as_decimal())
+    .bind(order.item_count)
+    .bind(order.quantity)
+    .bind(created_at)
+    .bind(created_at)
+    .execute(&mut *connection)
+    .await
+    .map_err(|source| StoreError::WriteOrder { step: "inserting the order", source })?;
+
+    let mut insert = QueryBuilder::<MySql>::new(
+        "INSERT INTO order_items (order_id, line_no, product_id, name, quantity, unit_price, line_total) ",
+    );
+    insert.push_values(order.lines.iter().zip(1_u16..), |mut row, (line, line_no)| {
+        row.push_bind(order.id.to_string())
+            .push_bind(line_no)
+            .push_bind(line.product_id.as_str())
+            .push_bind(&line.name)
+            .push_bind(line.quantity)
+            .push_bind(line.unit_price.as_decimal())
+            .push_bind(line.line_total.as_decimal());
+    });
+    insert
+        .build()
+        .execute(connection)
+        .await
+        .map_err(|source| StoreError::WriteOrder { step: "inserting its lines", source })?;
+    Ok(())
+}
+
+fn new_event(event: &Event, event_id: Uuid) -> NewEvent {
+    NewEvent {
+        event_id,
+        aggregate_type: event.aggregate_type().to_owned(),
+        aggregate_id: event.aggregate_id().to_string(),
+        aggregate_version: event.aggregate_version(),
+        event_type: event.event_type().to_owned(),
+        payload: event.payload(),
+    }
+}
