@@ -12,7 +12,7 @@ connect=${CONNECT_URL:-http://127.0.0.1:8083}
 file=${1:-$(dirname "$0")/clickhouse-sink.json}
 seconds=${WAIT_SECONDS:-120}
 
-name=$(sed -n 's/^ *"name" *: *"\([^"]*\)".*/\1/p' "$file" | head -n 1)
+name=$(grep -o '"name" *: *"[^"]*"' "$file" | head -n 1 | cut -d '"' -f 4)
 if [ -z "$name" ]; then
   echo "$file has no \"name\"" >&2
   exit 2
@@ -23,7 +23,7 @@ body=$(mktemp)
 trap 'rm -f "$body"' EXIT
 deadline=$(($(date +%s) + seconds))
 while :; do
-  code=$(curl -sS -o "$body" -w '%{http_code}' -X PUT -H 'Content-Type: application/json' \
+  code=$(curl -s -o "$body" -w '%{http_code}' -X PUT -H 'Content-Type: application/json' \
     --data-binary "@$file" "$connect/connectors/$name/config" || true)
   case $code in
     200 | 201) break ;;
@@ -41,15 +41,23 @@ while :; do
   sleep 2
 done
 
+restarted=no
 while :; do
-  status=$(curl -sS "$connect/connectors/$name/status" || true)
+  status=$(curl -s "$connect/connectors/$name/status" || true)
   # One state for the connector, then one for each task.
   states=$(printf '%s' "$status" | grep -o '"state":"[A-Z_]*"' | cut -d '"' -f 4 || true)
   case $states in
     *FAILED*)
-      echo "$name failed:" >&2
-      printf '%s\n' "$status" >&2
-      exit 1
+      if [ "$restarted" = yes ]; then
+        echo "$name failed:" >&2
+        printf '%s\n' "$status" >&2
+        exit 1
+      fi
+      # It may have failed long ago: Connect leaves a failed task as it is when its configuration comes again.
+      restarted=yes
+      curl -s -o "$body" -X POST "$connect/connectors/$name/restart?includeTasks=true&onlyFailed=true" || true
+      sleep 5
+      continue
       ;;
   esac
   total=$(printf '%s\n' "$states" | grep -c . || true)

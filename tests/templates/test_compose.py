@@ -7,6 +7,7 @@ Offline; runs no container. Versions, ports, users and topics are read from the 
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -140,8 +141,8 @@ def test_compose_itself_accepts_the_file():
     passwords = {name: "x" for name in re.findall(r"\$\{([A-Z_]+):\?", (ROOT / "docker-compose.yml").read_text())}
     for profile in ([], ["--profile", "connect"]):
         done = subprocess.run(
-            [*command, *profile, "-f", str(ROOT / "docker-compose.yml"), "config", "--quiet"],
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(Path.home()), **passwords},
+            [*command, *profile, "--env-file", os.devnull, "-f", str(ROOT / "docker-compose.yml"), "config", "--quiet"],
+            env={**os.environ, **passwords},
             capture_output=True,
             text=True,
         )
