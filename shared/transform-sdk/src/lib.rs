@@ -1,0 +1,179 @@
+//! What a guest crate depends on to become a transform: the interface's types, `export!`, and helpers for
+//! money and times.
+//!
+//! A guest is one pure function from an event to an outcome, and the tables that it fills:
+//!
+//! ```
+//! use outflow_transform_sdk::{Event, Outcome, Table, Value};
+//!
+//! static TABLES: &[Table] = &[Table { name: "pings", columns: &[("ping_id", "String")] }];
+//!
+//! fn map(event: &Event) -> Outcome {
+//!     Outcome::row(0, vec![Value::Text(event.aggregate_id.clone())])
+//! }
+//!
+//! outflow_transform_sdk::export!(event_types: ["PingSent"], tables: TABLES, map: map);
+//! # fn main() {}
+//! ```
+//!
+//! Must not: reach for a clock, randomness or any other import. The host provides `log` and nothing else.
+
+#[doc(hidden)]
+pub mod bindings;
+pub mod decimal;
+pub mod time;
+
+pub use bindings::outflow::transform::types::{Event, Failure, Header, Row, Value};
+pub use rust_decimal::Decimal;
+
+/// A table that a transform fills, with ClickHouse's own spelling of each column's type.
+///
+/// Without the host's columns (`version`, `is_deleted`, `event_id`, `transform_digest`, `occurred_at`,
+/// `relayed_at`, `transformed_at`): the host refuses a module that declares one of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Table {
+    pub name: &'static str,
+    pub columns: &'static [(&'static str, &'static str)],
+}
+
+/// What becomes of one event.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Rows to write, in this order.
+    Rows(Vec<Row>),
+    /// None of this transform's business.
+    Skip,
+    /// Can't be mapped: to the dead letters, with this reason.
+    Reject(Failure),
+}
+
+impl Outcome {
+    /// One row of the `table`-th table, with a value for each of its columns.
+    pub fn row(table: u16, values: Vec<Value>) -> Self {
+        Self::Rows(vec![Row { table, values }])
+    }
+
+    /// `code` is short and stable (snake_case), because dead letters are grouped by it.
+    pub fn reject(code: &str, message: impl Into<String>) -> Self {
+        Self::Reject(Failure { code: code.to_owned(), message: message.into() })
+    }
+}
+
+/// How bad a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error = 1,
+    Warn = 2,
+    Info = 3,
+    Debug = 4,
+}
+
+/// Hands a line to the host's log. The host cuts long lines and drops a flood.
+///
+/// In a native test the line goes to stderr.
+pub fn log(level: Level, message: &str) {
+    #[cfg(target_family = "wasm")]
+    bindings::log(level as u8, message);
+    #[cfg(not(target_family = "wasm"))]
+    eprintln!("{level:?}: {message}");
+}
+
+/// Makes a crate a transform. Call it once, at the root of a `cdylib`.
+///
+/// `event_types` lists what the host sends; `map` is a `fn(&Event) -> Outcome`.
+#[macro_export]
+macro_rules! export {
+    (event_types: [$($event_type:expr),+ $(,)?], tables: $tables:expr, map: $map:expr $(,)?) => {
+        #[doc(hidden)]
+        #[allow(unsafe_code, missing_debug_implementations, unreachable_pub)]
+        mod outflow_export {
+            pub(crate) struct Plugin;
+
+            impl $crate::__private::Guest for Plugin {
+                fn describe() -> $crate::__private::Descriptor {
+                    $crate::__private::descriptor(
+                        env!("CARGO_PKG_NAME"),
+                        env!("CARGO_PKG_VERSION"),
+                        &[$($event_type),+],
+                        super::outflow_tables(),
+                    )
+                }
+
+                fn configure(settings: Vec<(String, String)>) -> Result<(), String> {
+                    $crate::__private::no_settings(settings)
+                }
+
+                fn transform(batch: Vec<$crate::Event>) -> Vec<$crate::__private::WireOutcome> {
+                    $crate::__private::run(batch, super::outflow_map)
+                }
+            }
+
+            $crate::__private::export_component!(Plugin with_types_in $crate::bindings);
+        }
+
+        fn outflow_tables() -> &'static [$crate::Table] {
+            $tables
+        }
+
+        fn outflow_map(event: &$crate::Event) -> $crate::Outcome {
+            $map(event)
+        }
+    };
+}
+
+/// What `export!` expands to; not for use by hand.
+#[doc(hidden)]
+pub mod __private {
+    use crate::bindings::outflow::transform::types as wire;
+    use crate::{Event, Outcome, Table};
+
+
+    pub use crate::bindings::export_component;
+    pub use crate::bindings::exports::outflow::transform::transformer::Guest;
+    pub use wire::{Descriptor, Outcome as WireOutcome};
+
+    pub fn descriptor(name: &str, version: &str, event_types: &[&str], tables: &[Table]) -> Descriptor {
+        let column = |&(name, ch_type): &(&str, &str)| wire::Column {
+            name: name.to_owned(),
+            ch_type: ch_type.to_owned(),
+        };
+        Descriptor {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            event_types: event_types.iter().map(|&t| t.to_owned()).collect(),
+            tables: tables
+                .iter()
+                .map(|table| wire::Table {
+                    name: table.name.to_owned(),
+                    columns: table.columns.iter().map(column).collect(),
+                })
+                .collect(),
+        }
+    }
+
+    /// A transform without settings refuses any, so that a misspelt deployment is noticed.
+    pub fn no_settings(settings: Vec<(String, String)>) -> Result<(), String> {
+        match settings.first() {
+            None => Ok(()),
+            Some((key, _)) => Err(format!("unknown setting '{key}': this transform has none")),
+        }
+    }
+
+    pub fn run(batch: Vec<Event>, map: fn(&Event) -> Outcome) -> Vec<WireOutcome> {
+        log_panics();
+        batch
+            .iter()
+            .map(|event| match map(event) {
+                Outcome::Rows(rows) => WireOutcome::Rows(rows),
+                Outcome::Skip => WireOutcome::Skip,
+                Outcome::Reject(failure) => WireOutcome::Reject(failure),
+            })
+            .collect()
+    }
+
+    /// A panic ends in a trap that carries no words; the hook gets them out before.
+    fn log_panics() {
+        #[cfg(target_family = "wasm")]
+        std::panic::set_hook(Box::new(|panic| crate::log(crate::Level::Error, &panic.to_string())));
+    }
+}

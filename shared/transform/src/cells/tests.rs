@@ -1,0 +1,153 @@
+//! Cells: what fits comes out unchanged, what doesn't is refused with its reason.
+
+use super::*;
+use proptest::prelude::*;
+
+fn check(declared: &str, value: Value) -> Result<String, CellError> {
+    let mut out = Vec::new();
+    let column: ColumnType = declared.parse().expect("a supported type");
+    column.write(&value, &mut out).map(|()| String::from_utf8(out).expect("JSON is UTF-8"))
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+fn decimal(text: &str) -> Value {
+    Value::Decimal(text.to_owned())
+}
+
+#[test]
+fn types_are_read_in_clickhouse_spelling_and_written_back() {
+    for (declared, canonical) in [
+        ("String", "String"),
+        ("LowCardinality(String)", "LowCardinality(String)"),
+        ("LowCardinality(Nullable(String))", "LowCardinality(Nullable(String))"),
+        ("Nullable(UInt32)", "Nullable(UInt32)"),
+        ("Decimal(18,2)", "Decimal(18, 2)"),
+        ("DateTime64(3,'UTC')", "DateTime64(3, 'UTC')"),
+    ] {
+        let column: ColumnType = declared.parse().expect(declared);
+        assert_eq!(column.to_string(), canonical);
+        assert_eq!(canonical.parse(), Ok(column));
+    }
+    for unsupported in [
+        "",
+        "Float64",
+        "DateTime64(3)",
+        "DateTime64(3, 'Asia/Seoul')",
+        "DateTime64(9, 'UTC')",
+        "Decimal(39, 2)",
+        "Decimal(2, 3)",
+        "Decimal(+9, 2)",
+        "UInt128",
+        "Nullable(Nullable(String))",
+        "Nullable(LowCardinality(String))",
+        "LowCardinality(UInt8)",
+        "Array(String)",
+        "string",
+    ] {
+        assert!(unsupported.parse::<ColumnType>().is_err(), "{unsupported} was taken");
+    }
+}
+
+#[test]
+fn what_fits_is_written() {
+    for (declared, value, json) in [
+        ("String", text("a \"b\"\n"), r#""a \"b\"\n""#),
+        ("String", Value::Bytes("ü".as_bytes().to_vec()), "\"ü\""),
+        ("Bool", Value::Boolean(true), "true"),
+        ("Int8", Value::Int(-128), "-128"),
+        ("UInt8", Value::Int(255), "255"),
+        ("UInt64", Value::Uint(i64::MAX as u64), "9223372036854775807"),
+        ("Nullable(UInt8)", Value::Null, "null"),
+        ("Decimal(18, 2)", decimal("-0059.9700"), "\"-59.97\""),
+        ("Decimal(18, 2)", decimal("0.50"), "\"0.50\""),
+        ("Decimal(4, 4)", decimal("0.1234"), "\"0.1234\""),
+        ("DateTime64(3, 'UTC')", Value::TimestampUs(1_767_323_045_678_000), "\"2026-01-02 03:04:05.678\""),
+        ("DateTime64(0, 'UTC')", Value::TimestampUs(0), "\"1970-01-01 00:00:00\""),
+        ("DateTime64(6, 'UTC')", Value::TimestampUs(-1), "\"1969-12-31 23:59:59.999999\""),
+    ] {
+        assert_eq!(check(declared, value).as_deref(), Ok(json), "{declared}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_its_reason() {
+    let reasons: Vec<String> = [
+        ("String", Value::Null),
+        ("String", Value::Bytes(vec![0xff])),
+        ("String", Value::Uint(1)),
+        ("UUID", text("0192a7c1")),
+        ("Bool", Value::Uint(1)),
+        ("UInt8", Value::Int(-1)),
+        ("UInt8", Value::Uint(256)),
+        ("Int8", Value::Int(-129)),
+        ("UInt64", Value::Uint(1 << 63)),
+        ("Decimal(18, 2)", Value::Float(1.0)),
+        ("Decimal(18, 2)", decimal("1.001")),
+        ("Decimal(4, 2)", decimal("123")),
+        ("Decimal(18, 2)", decimal("1e3")),
+        ("Decimal(18, 2)", decimal("")),
+        ("Decimal(18, 2)", decimal("1.")),
+        ("Decimal(18, 2)", decimal("--1")),
+        ("DateTime64(3, 'UTC')", Value::TimestampUs(1)),
+        ("DateTime64(3, 'UTC')", Value::TimestampUs(i64::MAX)),
+        ("DateTime64(3, 'UTC')", text("2026-01-02 03:04:05.678")),
+    ]
+    .into_iter()
+    .map(|(declared, value)| check(declared, value).expect_err(declared).to_string())
+    .collect();
+    expect_test::expect![[r#"
+        null in a column that isn't Nullable
+        '�' is no String: its bytes aren't UTF-8
+        a unsigned integer where String is declared
+        '0192a7c1' is no UUID: 36 characters such as 0192a7c1-…
+        a unsigned integer where Bool is declared
+        -1 is outside UInt8 (and 64-bit numbers stay below 2^63)
+        256 is outside UInt8 (and 64-bit numbers stay below 2^63)
+        -129 is outside Int8 (and 64-bit numbers stay below 2^63)
+        9223372036854775808 is outside UInt64 (and 64-bit numbers stay below 2^63)
+        a float where Decimal(18, 2) is declared
+        '1.001' is no Decimal(18, 2): more digits after the point than the column keeps
+        '123' is no Decimal(4, 2): too many digits before the point
+        '1e3' is no Decimal(18, 2): not digits with at most one point
+        '' is no Decimal(18, 2): not digits with at most one point
+        '1.' is no Decimal(18, 2): no digit after the point
+        '--1' is no Decimal(18, 2): not digits with at most one point
+        '1 µs' is no DateTime64(3, 'UTC'): finer than the column's digits of a second
+        '9223372036854775807 µs' is no DateTime64(3, 'UTC'): outside the years 1900 to 2299
+        a text where DateTime64(3, 'UTC') is declared"#]].assert_eq(&reasons.join("\n"));
+}
+
+proptest! {
+    #[test]
+    fn a_decimal_keeps_its_value_to_the_last_digit(cents in -999_999_999_999_999_999_i64..1_000_000_000_000_000_000) {
+        let sign = if cents < 0 { "-" } else { "" };
+        let given = format!("{sign}{}.{:02}", cents.unsigned_abs() / 100, cents.unsigned_abs() % 100);
+        prop_assert_eq!(check("Decimal(18, 2)", decimal(&given)), Ok(format!("\"{given}\"")));
+    }
+
+    #[test]
+    fn any_text_is_a_decimal_only_if_it_is_digits(given in "\\PC{0,12}") {
+        if check("Decimal(18, 2)", decimal(&given)).is_ok() {
+            prop_assert!(given.chars().all(|c| c.is_ascii_digit() || c == '.' || c == '-'));
+            prop_assert!(given.parse::<f64>().is_ok());
+        }
+    }
+
+    #[test]
+    fn a_time_keeps_its_order_as_text(a in RANGE, b in RANGE) {
+        let write = |ms: i64| check("DateTime64(3, 'UTC')", Value::TimestampUs(ms * 1_000)).expect("it fits");
+        prop_assert_eq!(a.cmp(&b), write(a).cmp(&write(b)));
+    }
+
+    #[test]
+    fn any_string_comes_back_from_its_json(given in any::<String>()) {
+        let json = check("String", text(&given)).expect("a string fits");
+        prop_assert_eq!(serde_json::from_str::<String>(&json).expect("it is JSON"), given);
+    }
+}
+
+/// Milliseconds of the years 1900 to 2299.
+const RANGE: std::ops::Range<i64> = -2_208_988_800_000..10_413_792_000_000;

@@ -1,0 +1,99 @@
+//! From a guest's crate to a component, and from a component to native code. Needs Cranelift: for the
+//! operator's command and for tests alone.
+
+use crate::{Artifact, Engine};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+use wit_component::ComponentEncoder;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error("{path} could not be {action}")]
+    File { path: PathBuf, action: &'static str, #[source] source: std::io::Error },
+    #[error("cargo could not be run (is Rust installed?)")]
+    Cargo(#[source] std::io::Error),
+    #[error("guest {name} does not build; cargo's messages are above")]
+    Build { name: String },
+    #[error("the guest could not be made a component (is it built with outflow-transform-sdk?): {reason}")]
+    Componentize { reason: String },
+    #[error("the component does not compile: {reason}")]
+    Compile { reason: String },
+}
+
+/// Builds the guest crate `name` of the workspace in `transforms` with cargo, and wraps it into a component.
+/// Returns the component's path, `target/components/NAME.wasm` in that workspace.
+///
+/// Paths of this machine are kept out of the module, so that the same source gives the same digest for
+/// everybody who has the same compiler.
+pub fn build_guest(transforms: &Path, name: &str) -> Result<PathBuf, CompileError> {
+    const TARGET: &str = "wasm32-unknown-unknown";
+    let file = |path: &Path, action| {
+        let path = path.to_owned();
+        move |source| CompileError::File { path, action, source }
+    };
+    let transforms = transforms.canonicalize().map_err(file(transforms, "found"))?;
+    let target = transforms.join("target");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .current_dir(&transforms)
+        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--package", name])
+        .arg("--target-dir")
+        .arg(&target)
+        .env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(&transforms))
+        // Set where this runs under cargo itself; it belongs to the other workspace.
+        .env_remove("CARGO_BUILD_TARGET")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .map_err(CompileError::Cargo)?;
+    if !status.success() {
+        return Err(CompileError::Build { name: name.to_owned() });
+    }
+    let core = target.join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_")));
+    let component = componentize(&std::fs::read(&core).map_err(file(&core, "read"))?)?;
+    let components = target.join("components");
+    std::fs::create_dir_all(&components).map_err(file(&components, "made"))?;
+    let path = components.join(format!("{name}.wasm"));
+    // Renamed into place: tests and commands may build the same guest at once.
+    let unfinished = components.join(format!("{name}.wasm.{}", std::process::id()));
+    std::fs::write(&unfinished, component).map_err(file(&unfinished, "written"))?;
+    std::fs::rename(&unfinished, &path).map_err(file(&path, "written"))?;
+    Ok(path)
+}
+
+/// `--remap-path-prefix` for the sources of this repository and of the registry.
+fn remapped_paths(transforms: &Path) -> String {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let root = transforms.parent().unwrap_or(transforms);
+    let mut flags = vec![format!("--remap-path-prefix={}=/outflow", root.display())];
+    if let Some(home) = home {
+        flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
+    }
+    flags.join("\u{1f}")
+}
+
+/// Wraps a core module, built for wasm32-unknown-unknown with the SDK, into a component. What is a component
+/// already comes back as it is.
+pub fn componentize(wasm: &[u8]) -> Result<Vec<u8>, CompileError> {
+    /// Bytes 4 to 8 of a core module; a component has another layer here.
+    const CORE_VERSION: [u8; 4] = [1, 0, 0, 0];
+    if wasm.get(4..8).is_some_and(|version| version != CORE_VERSION) {
+        return Ok(wasm.to_vec());
+    }
+    ComponentEncoder::default()
+        .module(wasm)
+        .and_then(|encoder| encoder.validate(true).encode())
+        .map_err(|e| CompileError::Componentize { reason: format!("{e:#}") })
+}
+
+/// Compiles a component for engines of this configuration: 0.1 to 1 s.
+pub fn compile(engine: &Engine, component: &[u8]) -> Result<Artifact, CompileError> {
+    engine
+        .wasmtime()
+        .precompile_component(component)
+        .map(Artifact::compiled)
+        .map_err(|e| CompileError::Compile { reason: format!("{e:#}") })
+}

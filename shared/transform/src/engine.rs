@@ -1,0 +1,188 @@
+//! The one engine configuration that the publisher and the function share, and the limits of a module.
+//!
+//! An artifact runs only in an engine of the same configuration, so nothing here may depend on which of the
+//! two is running. A change to [`engine_config`] that makes other artifacts needs another revision in
+//! [`ENGINE_KEY`]: a test of the feature `compile` holds the two together.
+
+use std::{thread, time::Duration};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+
+/// Names the artifacts that this engine can load: wasmtime's major version, our configuration's revision,
+/// and the target. wasmtime's own `precompile_compatibility_hash()` needs the compiler, which a function
+/// doesn't carry (docs/adr/0001); wasmtime checks all of it again when it loads an artifact.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub const ENGINE_KEY: &str = "wasmtime-48-r1-x86_64-linux";
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+pub const ENGINE_KEY: &str = "wasmtime-48-r1-aarch64-linux";
+#[cfg(all(target_arch = "x86_64", target_os = "macos"))]
+pub const ENGINE_KEY: &str = "wasmtime-48-r1-x86_64-macos";
+#[cfg(all(target_arch = "aarch64", target_os = "macos"))]
+pub const ENGINE_KEY: &str = "wasmtime-48-r1-aarch64-macos";
+
+/// Named, so that no feature of the publisher's own CPU gets into an artifact: the baseline of the
+/// architecture runs on every machine of it.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+#[cfg(all(target_arch = "x86_64", target_os = "macos"))]
+const TARGET: &str = "x86_64-apple-darwin";
+#[cfg(all(target_arch = "aarch64", target_os = "macos"))]
+const TARGET: &str = "aarch64-apple-darwin";
+
+/// Deadlines are counted in ticks: fine enough for half a second, and 100 wake-ups a second cost nothing.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The largest memory a slot of the pool can hold; [`Limits::memory_bytes`] is at most this.
+const POOL_MEMORY_BYTES: usize = 256 << 20;
+
+/// Components alive at once: a batch, a rerun, and a module that is being checked.
+const POOL_COMPONENTS: u32 = 4;
+
+/// Core instances and tables a component may have: `wit-component` wraps a guest in two small helpers, and
+/// composed guests have a few more.
+const POOL_PARTS_PER_COMPONENT: u32 = 8;
+
+/// What a module may take. Every limit rejects a record or a module, none stops the function.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Linear memory of an instance. A module that asks for more traps. At most 256 MiB.
+    pub memory_bytes: usize,
+    /// Wall clock for a batch in one call, and for `describe`. Hit, it leads to the rerun.
+    pub batch_deadline: Duration,
+    /// Wall clock for one record in the rerun. Hit, it leaves the record and those behind it to a retry: a
+    /// stalled host must not condemn a good record.
+    pub record_deadline: Duration,
+    /// Wall clock for a whole rerun; what remains is left to a retry.
+    pub rerun_budget: Duration,
+    /// Rows that one record may become.
+    pub rows_per_record: usize,
+    /// Bytes that a module may hand to the host in one call.
+    pub output_bytes: usize,
+    /// Log lines a batch; the rest is counted and dropped.
+    pub log_lines: u32,
+    /// Bytes of a log line or of a rejection's message; the rest is cut.
+    pub message_bytes: usize,
+}
+
+impl Default for Limits {
+    /// Made for batches of some thousand events, which take milliseconds and few MiB.
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            batch_deadline: Duration::from_secs(2),
+            record_deadline: Duration::from_millis(500),
+            rerun_budget: Duration::from_secs(5),
+            rows_per_record: 1_000,
+            output_bytes: 64 << 20,
+            log_lines: 100,
+            message_bytes: 1_024,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the WASM engine could not be set up: {reason}")]
+pub struct EngineError {
+    reason: String,
+}
+
+/// wasmtime's engine with a thread that makes its deadlines pass. One a process.
+#[derive(Clone)]
+pub struct Engine {
+    inner: wasmtime::Engine,
+    limits: Limits,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("key", &ENGINE_KEY).field("limits", &self.limits).finish()
+    }
+}
+
+impl Engine {
+    /// Starts the engine and its ticker; the ticker ends with the last clone of the engine.
+    pub fn new(limits: Limits) -> Result<Self, EngineError> {
+        let failed = |reason: String| EngineError { reason };
+        let config = engine_config().map_err(|e| failed(format!("{e:#}")))?;
+        let inner = wasmtime::Engine::new(&config).map_err(|e| failed(format!("{e:#}")))?;
+        let weak = inner.weak();
+        thread::Builder::new()
+            .name("wasm-ticker".to_owned())
+            .spawn(move || {
+                loop {
+                    thread::sleep(TICK);
+                    match weak.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => break,
+                    }
+                }
+            })
+            .map_err(|e| failed(format!("no thread for the ticker: {e}")))?;
+        Ok(Self { inner, limits })
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.inner
+    }
+}
+
+/// Ticks until a deadline. One more than fits, since the first may come at once.
+pub(crate) fn ticks(deadline: Duration) -> u64 {
+    u64::try_from(deadline.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+fn engine_config() -> wasmtime::Result<Config> {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(POOL_COMPONENTS)
+        .total_core_instances(POOL_COMPONENTS * POOL_PARTS_PER_COMPONENT)
+        .total_tables(POOL_COMPONENTS * POOL_PARTS_PER_COMPONENT)
+        .total_memories(POOL_COMPONENTS)
+        .max_memory_size(POOL_MEMORY_BYTES);
+    let mut config = Config::new();
+    config.target(TARGET)?;
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        // The environment (WASMTIME_BACKTRACE_DETAILS) must not change what a module's trap says.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // Its results may differ from one CPU to another; the same events give the same rows.
+        .wasm_relaxed_simd(false);
+    #[cfg(feature = "compile")]
+    config.cranelift_nan_canonicalization(true);
+    Ok(config)
+}
+
+#[cfg(all(test, feature = "compile", target_arch = "x86_64", target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::hash::{Hash, Hasher};
+
+    /// SHA-256, so that the value doesn't depend on the standard library's hasher.
+    #[derive(Default)]
+    struct Stable(Vec<u8>);
+
+    impl Hasher for Stable {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+
+    /// Fails where the engine makes other artifacts than before: raise the revision in [`ENGINE_KEY`], then
+    /// `UPDATE_EXPECT=1`.
+    #[test]
+    fn the_engine_key_stands_for_one_configuration() {
+        let engine = Engine::new(Limits::default()).expect("the engine starts");
+        let mut hasher = Stable::default();
+        engine.wasmtime().precompile_compatibility_hash().hash(&mut hasher);
+        let hash = crate::Digest::of(&hasher.0);
+        expect_test::expect!["wasmtime-48-r1-x86_64-linux 124720ccd29b"].assert_eq(&format!("{ENGINE_KEY} {}", hash.short()));
+    }
+}

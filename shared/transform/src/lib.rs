@@ -1,0 +1,35 @@
+//! Runs hot-swappable WASM transforms: a batch of events in, checked rows out.
+//!
+//! - [`Registry`]: immutable modules and artifacts by digest, numbered pointers to the active one.
+//! - [`Active`]: follows the pointers, keeps the last good module.
+//! - [`Module`]: a loaded module; runs batches, one fresh instance each.
+//! - `compile` (feature of that name): makes artifacts. The operator's command has it, a function never.
+//!
+//! Must not: know of any event's meaning, of Kafka, of AWS or of a clock. `docs/adr/0001` tells where the
+//! interface in `transforms/wit` departs from its first design.
+
+mod active;
+mod aot;
+mod bindings;
+mod cells;
+#[cfg(feature = "compile")]
+pub mod compile;
+mod engine;
+mod guest;
+mod host;
+mod model;
+mod registry;
+mod row;
+mod schema;
+
+pub use active::{Active, ActiveError, Loaded};
+pub use aot::Artifact;
+pub use cells::{CellError, ColumnType};
+pub use engine::{ENGINE_KEY, Engine, EngineError, Limits};
+pub use host::{LoadError, Module};
+pub use model::{
+    Batch, Digest, Event, Generation, InvalidDigest, InvalidGeneration, Outcome, Rejection, Row, Stage, Stamp,
+    Unfinished,
+};
+pub use registry::{ModuleInfo, Pointer, PointerKind, Published, Registry, RegistryError};
+pub use schema::{Column, HOST_COLUMNS, Schema, SchemaError, Table};

@@ -1,0 +1,182 @@
+//! What the host promises whatever a module does.
+
+mod support;
+
+use outflow_transform::{Batch, LoadError, Module, Outcome, Rejection, SchemaError};
+use support::{engine, load, patched, stamp, test_guest, told};
+
+fn module() -> Module {
+    load(&engine(), test_guest()).expect("the test guest loads")
+}
+
+fn run(orders: &[&str]) -> Batch {
+    module().run(&orders.iter().map(|order| told(order)).collect::<Vec<_>>(), stamp())
+}
+
+/// One word an outcome: `row`, `skip`, or the rejection's stage and code.
+fn words(batch: &Batch) -> Vec<String> {
+    let word = |outcome: &Outcome| match outcome {
+        Outcome::Rows(_) => "row".to_owned(),
+        Outcome::Skip => "skip".to_owned(),
+        Outcome::Reject(Rejection { stage, code, .. }) => format!("{}:{code}", stage.as_str()),
+    };
+    batch.outcomes.iter().map(word).collect()
+}
+
+fn messages(batch: &Batch) -> String {
+    let message = |outcome: &Outcome| match outcome {
+        Outcome::Reject(rejection) => Some(format!("{}\n", rejection.message)),
+        _ => None,
+    };
+    batch.outcomes.iter().filter_map(message).collect()
+}
+
+fn is_finished(batch: &Batch) -> bool {
+    batch.unfinished.is_none()
+}
+
+#[test]
+fn a_row_has_the_modules_cells_and_the_hosts_stamps() {
+    let module = module();
+    let mut event = told("a note");
+    event.aggregate_version = 3;
+    event.occurred_at_us = 1_767_323_045_678_901;
+    event.relayed_at_us = 1_767_323_046_000_000;
+    let batch = module.run(&[event], stamp());
+    let [Outcome::Rows(rows)] = &batch.outcomes[..] else { panic!("{batch:?}") };
+    assert_eq!(&*rows[0].table, "table_one");
+    let json = String::from_utf8(rows[0].json.clone()).expect("JSON is UTF-8");
+    let json = json.replace(module.digest().as_str(), "DIGEST");
+    expect_test::expect![[r#"{"note_id":"0192a7c1-0000-7000-8000-000000000001","xersion":"a note","calls_made":0,"version":50331655,"is_deleted":0,"event_id":"0192a7c1-0000-7000-8000-0000000000ff","transform_digest":"DIGEST","occurred_at":"2026-01-02 03:04:05.678","relayed_at":"2026-01-02 03:04:06.000","transformed_at":"2027-01-15 08:00:00.123"}"#]].assert_eq(&json);
+    serde_json::from_str::<serde_json::Value>(&json).expect("a JSON object");
+}
+
+#[test]
+fn each_record_has_its_own_outcome_in_order() {
+    let batch = run(&["a", "reject", "skip", "b"]);
+    assert_eq!(words(&batch), ["row", "module:told_to", "skip", "row"]);
+    assert!(is_finished(&batch));
+}
+
+#[test]
+fn events_of_other_types_never_reach_the_module() {
+    let mut other = told("panic");
+    other.event_type = "Untold".to_owned();
+    let batch = module().run(&[told("a"), other, told("b")], stamp());
+    assert_eq!(words(&batch), ["row", "skip", "row"]);
+}
+
+#[test]
+fn of_500_records_only_the_one_that_traps_is_rejected() {
+    for trap in ["panic", "unreachable", "bomb", "overflow the stack"] {
+        let mut orders = vec!["fine"; 500];
+        orders[321] = trap;
+        let batch = run(&orders);
+        let mut expected = vec!["row"; 500];
+        expected[321] = "trap:trap";
+        assert_eq!(words(&batch), expected, "{trap}");
+        assert!(is_finished(&batch));
+    }
+}
+
+#[test]
+fn a_trap_is_told_apart_by_its_message() {
+    let batch = run(&["panic", "bomb", "overflow the stack"]);
+    expect_test::expect![[r#"
+        wasm trap: wasm `unreachable` instruction executed
+        forcing trap when growing memory to 68026368 bytes
+        wasm trap: call stack exhausted
+    "#]].assert_eq(&messages(&batch));
+}
+
+#[test]
+fn an_endless_loop_condemns_no_record_and_those_before_it_are_done() {
+    let batch = run(&["a", "b", "loop", "c"]);
+    assert_eq!(words(&batch), ["row", "row"]);
+    let unfinished = batch.unfinished.expect("the loop is left to a retry");
+    assert_eq!(unfinished.from, 2);
+    assert!(unfinished.reason.contains("deadline"), "{}", unfinished.reason);
+}
+
+#[test]
+fn a_wrong_number_of_outcomes_rejects_the_record_that_causes_it() {
+    for wrong in ["no outcome", "two outcomes"] {
+        assert_eq!(words(&run(&["a", wrong, "b"])), ["row", "trap:wrong_outcome_count", "row"], "{wrong}");
+    }
+}
+
+#[test]
+fn a_row_that_does_not_fit_its_table_is_rejected_with_the_column() {
+    let batch = run(&["negative", "two values", "other table", "1001 rows", "a"]);
+    assert_eq!(
+        words(&batch),
+        ["row:cell_does_not_fit", "row:wrong_column_count", "row:unknown_table", "row:too_many_rows", "row"]
+    );
+    expect_test::expect![[r#"
+        column table_one.calls_made: -1 is outside UInt64 (and 64-bit numbers stay below 2^63)
+        2 values for the 3 columns of table_one
+        table 1 of 1
+        1001 rows, at most 1000 are possible
+    "#]].assert_eq(&messages(&batch));
+}
+
+#[test]
+fn a_version_that_would_overflow_rejects_the_event() {
+    let mut event = told("a");
+    event.aggregate_version = 1 << 39;
+    let batch = module().run(&[event, told("b")], stamp());
+    assert_eq!(words(&batch), ["row:aggregate_version", "row"]);
+}
+
+#[test]
+fn a_flood_of_output_or_of_log_lines_ends_at_its_limit() {
+    let batch = run(&["flood the log", "a hundred megabytes", "a"]);
+    assert_eq!(words(&batch)[0], "skip");
+    assert_eq!(words(&batch)[2], "row");
+}
+
+#[test]
+fn each_batch_has_a_fresh_instance() {
+    let module = module();
+    let first = module.run(&[told("a"), told("a")], stamp());
+    assert_eq!(first, module.run(&[told("a"), told("a")], stamp()));
+    let [Outcome::Rows(_), Outcome::Rows(second)] = &first.outcomes[..] else { panic!("{first:?}") };
+    let second: serde_json::Value = serde_json::from_slice(&second[0].json).expect("a JSON object");
+    assert_eq!(second["calls_made"], 1, "an instance remembers within a batch only");
+}
+
+#[test]
+fn the_same_events_give_the_same_rows_in_another_engine() {
+    let events: Vec<_> = ["a", "panic", "reject", "b"].into_iter().map(told).collect();
+    assert_eq!(module().run(&events, stamp()), module().run(&events, stamp()));
+}
+
+#[test]
+fn a_module_that_declares_a_host_column_is_refused() {
+    let refused = load(&engine(), &patched("xersion", "version")).expect_err("refused");
+    let LoadError::Schema(SchemaError::HostColumn { column, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(column, "version");
+}
+
+#[test]
+fn a_module_with_an_unknown_type_or_a_bad_name_is_refused() {
+    for (from, to) in [("UInt64", "Float6"), ("table_one", "table.one"), ("note_id", "Note id"), ("xersion", "note_id")] {
+        let refused = load(&engine(), &patched(from, to)).expect_err("refused");
+        assert!(matches!(refused, LoadError::Schema(_)), "{from} -> {to}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_component_with_an_unknown_import_is_refused() {
+    // (component (import "x" (func)))
+    let wasm = b"\0asm\x0d\0\x01\0\x07\x05\x01\x40\0\x01\0\x0a\x06\x01\0\x01x\x01\0";
+    let refused = load(&engine(), wasm).expect_err("refused");
+    assert!(matches!(refused, LoadError::Imports { .. }), "{refused:?}");
+}
+
+#[test]
+fn a_component_without_the_exports_is_refused() {
+    // (component)
+    let refused = load(&engine(), b"\0asm\x0d\0\x01\0").expect_err("refused");
+    assert!(matches!(refused, LoadError::Exports { .. }), "{refused:?}");
+}

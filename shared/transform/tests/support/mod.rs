@@ -1,0 +1,82 @@
+//! Guests, built once a test binary, and what turns them into modules.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use outflow_transform::{Artifact, Digest, Engine, Event, Generation, Limits, LoadError, Module, Stamp, compile};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+    time::Duration,
+};
+
+pub(crate) fn transforms() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../transforms")
+}
+
+/// The component of a guest crate.
+pub(crate) fn guest(name: &str) -> Vec<u8> {
+    let path = compile::build_guest(&transforms(), name).expect("the guest builds");
+    std::fs::read(path).expect("the component is there")
+}
+
+/// The guest that does what its events tell it.
+pub(crate) fn test_guest() -> &'static [u8] {
+    static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
+    GUEST.get_or_init(|| guest("test-guest"))
+}
+
+/// The test guest with one name in it exchanged for another of the same length.
+pub(crate) fn patched(from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut wasm = test_guest().to_vec();
+    let at: Vec<usize> = (0..wasm.len() - from.len()).filter(|&i| wasm[i..].starts_with(from.as_bytes())).collect();
+    assert!(!at.is_empty(), "{from} isn't in the guest");
+    for i in at {
+        wasm[i..i + to.len()].copy_from_slice(to.as_bytes());
+    }
+    wasm
+}
+
+/// Limits short enough for a test that runs into them.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        batch_deadline: Duration::from_millis(300),
+        record_deadline: Duration::from_millis(100),
+        ..Limits::default()
+    }
+}
+
+pub(crate) fn engine() -> Engine {
+    Engine::new(limits()).expect("the engine starts")
+}
+
+/// Native code of a component; that of the test guest is compiled once, it runs in every engine.
+pub(crate) fn artifact(engine: &Engine, wasm: &[u8]) -> Artifact {
+    static OF_TEST_GUEST: OnceLock<Artifact> = OnceLock::new();
+    let compile = || compile::compile(engine, wasm).expect("the component compiles");
+    if wasm == test_guest() { OF_TEST_GUEST.get_or_init(compile).clone() } else { compile() }
+}
+
+pub(crate) fn load(engine: &Engine, wasm: &[u8]) -> Result<Module, LoadError> {
+    Module::load(engine, Digest::of(wasm), &artifact(engine, wasm))
+}
+
+pub(crate) fn stamp() -> Stamp {
+    Stamp { generation: Generation::new(7).expect("in range"), transformed_at_us: 1_800_000_000_123_456 }
+}
+
+pub(crate) const AGGREGATE: &str = "0192a7c1-0000-7000-8000-000000000001";
+
+/// An event that tells the test guest what to do.
+pub(crate) fn told(order: &str) -> Event {
+    Event {
+        id: "0192a7c1-0000-7000-8000-0000000000ff".to_owned(),
+        event_type: "Told".to_owned(),
+        aggregate_id: AGGREGATE.to_owned(),
+        aggregate_version: 1,
+        schema_version: 1,
+        topic: "told.events".to_owned(),
+        headers: vec![("traceparent".to_owned(), b"00-1".to_vec())],
+        payload: order.as_bytes().to_vec(),
+        ..Event::default()
+    }
+}
