@@ -14,11 +14,12 @@ pub const KAFKA_OLDEST_MAJOR: u32 = 4;
 /// The oldest Java that Kafka's broker runs on.
 pub const JAVA_OLDEST_MAJOR: u32 = 17;
 /// ClickHouse's release, as libchdb embeds it.
-pub const CLICKHOUSE: &str = "26.5";
-/// The npm package that carries libchdb, and its version.
+pub const CLICKHOUSE: &str = "26.7";
+/// The npm package that carries libchdb, and its version. 26.7 is the first with the streaming insert, with
+/// which a body of any size passes through without being held.
 pub const CHDB_PACKAGE: &str = "@chdb/lib-linux-x64-gnu";
 /// See [`CHDB_PACKAGE`].
-pub const CHDB: &str = "26.5.3";
+pub const CHDB: &str = "26.7.3-stable.1";
 /// The `cargo lambda` subcommand, from PyPI.
 pub const CARGO_LAMBDA: &str = "1.9.2";
 /// The target of the transforms.
