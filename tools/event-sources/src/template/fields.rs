@@ -58,14 +58,14 @@ impl<'a> Fields<'a> {
         let signed = self.signed(field, i64::MAX)?;
         match signed {
             None => Ok(None),
-            Some(number) => u64::try_from(number)
-                .ok()
-                .filter(|number| range.contains(number))
-                .map(Some)
-                .ok_or_else(|| {
-                    let (low, high) = (range.start(), range.end());
-                    self.problem(field, format!("is {number}: must be between {low} and {high}"))
-                }),
+            Some(number) => {
+                u64::try_from(number).ok().filter(|number| range.contains(number)).map(Some).ok_or_else(
+                    || {
+                        let (low, high) = (range.start(), range.end());
+                        self.problem(field, format!("is {number}: must be between {low} and {high}"))
+                    },
+                )
+            }
         }
     }
 

@@ -75,10 +75,7 @@ pub(super) fn from_event(
 }
 
 /// An `AWS::Lambda::EventSourceMapping`; None if it reads no Kafka.
-pub(super) fn from_resource(
-    function: &str,
-    fields: &Fields<'_>,
-) -> Result<Option<Mapping>, TemplateError> {
+pub(super) fn from_resource(function: &str, fields: &Fields<'_>) -> Result<Option<Mapping>, TemplateError> {
     let mut topics = fields.texts("Topics")?;
     let (Some(topic), true) = (topics.pop(), topics.is_empty()) else {
         return match fields.get("Topics") {
@@ -144,7 +141,8 @@ fn on_failure(fields: &Fields<'_>, topic: &str) -> Result<Option<String>, Templa
             format!("is {destination:?}: only kafka://<topic> can be played"),
         )),
         Some(same) if same == topic => {
-            Err(fields.problem("DestinationConfig.OnFailure.Destination", "is the topic that is read: a loop"))
+            Err(fields
+                .problem("DestinationConfig.OnFailure.Destination", "is the topic that is read: a loop"))
         }
         Some(other) => Ok(Some(other.to_owned())),
     }

@@ -87,8 +87,8 @@ impl Template {
         path: &str,
         parameters: &BTreeMap<String, String>,
     ) -> Result<Self, TemplateError> {
-        let raw = yaml::parse(text)
-            .map_err(|message| TemplateError::Parse { path: path.to_owned(), message })?;
+        let raw =
+            yaml::parse(text).map_err(|message| TemplateError::Parse { path: path.to_owned(), message })?;
         if let Some(name) = parameters.keys().find(|name| raw["Parameters"].get(name.as_str()).is_none()) {
             return Err(TemplateError::UnknownParameter { name: name.clone() });
         }
@@ -125,19 +125,14 @@ impl Template {
             "AWS::Serverless::Function" => {
                 let function = aliases.find(logical_id).unwrap_or(logical_id).to_owned();
                 for (name, event) in resource["Properties"]["Events"].as_object().into_iter().flatten() {
-                    let properties =
-                        Fields::new(format!("{logical_id}.Events.{name}"), &event["Properties"]);
+                    let properties = Fields::new(format!("{logical_id}.Events.{name}"), &event["Properties"]);
                     match event["Type"].as_str().unwrap_or_default() {
-                        "Schedule" => self.schedule(schedule::from_event(
-                            &function,
-                            &properties,
-                            "Schedule",
-                        )?),
-                        "ScheduleV2" => self.schedule(schedule::from_event(
-                            &function,
-                            &properties,
-                            "ScheduleExpression",
-                        )?),
+                        "Schedule" => {
+                            self.schedule(schedule::from_event(&function, &properties, "Schedule")?)
+                        }
+                        "ScheduleV2" => {
+                            self.schedule(schedule::from_event(&function, &properties, "ScheduleExpression")?)
+                        }
                         "MSK" => self.mappings.extend(mapping::from_event(
                             &function,
                             &properties,
@@ -150,7 +145,9 @@ impl Template {
                         )?),
                         // HTTP reaches the functions without us.
                         "HttpApi" | "Api" => {}
-                        other => self.notes.push(format!("{logical_id}.Events.{name}: {other} is not played")),
+                        other => {
+                            self.notes.push(format!("{logical_id}.Events.{name}: {other} is not played"))
+                        }
                     }
                 }
             }

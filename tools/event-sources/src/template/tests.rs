@@ -88,7 +88,8 @@ Resources:
                 "Load.Events.Other: SQS is not played",
             ],
         )
-    "#]].assert_debug_eq(&(template.mappings, template.notes));
+    "#]]
+    .assert_debug_eq(&(template.mappings, template.notes));
 }
 
 #[test]
@@ -115,7 +116,9 @@ fn an_infinite_retry_with_a_destination_is_cut_as_aws_does() {
 #[test]
 fn a_mistake_is_told_with_its_resource_and_field() {
     let mapping = |properties: &str| {
-        format!("{FUNCTION}  Rows:\n    Type: AWS::Lambda::EventSourceMapping\n    Properties: {properties}\n")
+        format!(
+            "{FUNCTION}  Rows:\n    Type: AWS::Lambda::EventSourceMapping\n    Properties: {properties}\n"
+        )
     };
     check_error(
         &mapping("{ FunctionName: !Ref Load, Topics: [rows], BatchSize: 20000 }"),
@@ -167,5 +170,6 @@ fn a_schedule_of_the_rule_kind_and_one_that_is_not_played() {
                 "Nightly: cron(0 3 * * ? *) is not played, only rate(…)",
             ],
         )
-    "#]].assert_debug_eq(&(template.schedules, template.notes));
+    "#]]
+    .assert_debug_eq(&(template.schedules, template.notes));
 }
