@@ -1,0 +1,38 @@
+//! What the transform needs for its whole life: configuration, engine, registry, producer. Built once, before
+//! the first event.
+//!
+//! Must not: decide anything about events.
+
+use outflow_broker::Producer;
+use outflow_transform::{Active, Engine, Limits, Registry};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// The function's configuration, from the environment.
+#[derive(Debug, Deserialize)]
+struct Config {
+    /// `OUTFLOW_KAFKA_BROKERS`: `host:port`, comma separated.
+    kafka_brokers: String,
+    /// `OUTFLOW_TRANSFORM_REGISTRY`: `file:///folder` or `s3://bucket/prefix`.
+    transform_registry: String,
+}
+
+/// Rows that Kafka didn't confirm by then go back as failures of the batch. Well below the function's timeout.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) producer: Producer,
+    pub(crate) active: Active,
+}
+
+impl Context {
+    /// Reads the environment and refuses settings that would be silently wrong. Waits for no service.
+    pub(crate) fn from_env() -> anyhow::Result<Self> {
+        let config: Config = outflow_telemetry::config::from_env()?;
+        let producer = Producer::connect(&config.kafka_brokers, DELIVERY_TIMEOUT)?;
+        let registry = Registry::open(&config.transform_registry)?;
+        let active = Active::new(Engine::new(Limits::default())?, registry);
+        Ok(Self { producer, active })
+    }
+}

@@ -1,0 +1,76 @@
+//! One batch: run the active transform, produce its rows and dead letters, say from where to read again.
+
+use crate::{
+    context::Context,
+    error::TransformError,
+    work::{Work, retry_from, work},
+};
+use lambda_runtime::LambdaEvent;
+use outflow_kafka_batch::{BatchResponse, KafkaEvent, partitions};
+use outflow_telemetry::chain;
+use outflow_transform::Stamp;
+use std::time::Instant;
+use time::OffsetDateTime;
+
+/// A record counts as done once everything it became is confirmed by Kafka; its partition is read again from
+/// the first that isn't. Rows sent twice are one row: their version is the same.
+pub(crate) async fn handle(
+    context: &Context,
+    event: LambdaEvent<KafkaEvent>,
+) -> Result<BatchResponse, TransformError> {
+    let started = Instant::now();
+    let partitions = partitions(event.payload)?;
+    let loaded = context.active.refresh(started).await?;
+    let stamp = Stamp { generation: loaded.generation, transformed_at_us: now_us() };
+    let digest = loaded.digest().short().to_owned();
+    let works: Vec<Work> = tokio::task::spawn_blocking(move || {
+        partitions.into_iter().map(|partition| work(partition, &loaded, stamp)).collect()
+    })
+    .await?;
+    let ran = started.elapsed();
+    let response = produce(context, &works).await;
+    let sum = |count: fn(&Work) -> usize| works.iter().map(count).sum::<usize>();
+    tracing::info!(
+        records = sum(|work| work.partition.records.len()),
+        produced = sum(|work| work.produce.len()),
+        skipped = sum(|work| work.skipped),
+        rejected = sum(|work| work.rejected),
+        digest,
+        generation = stamp.generation.get(),
+        complete = response.is_complete(),
+        run_us = ran.as_micros(),
+        total_us = started.elapsed().as_micros(),
+        "batch transformed"
+    );
+    Ok(response)
+}
+
+async fn produce(context: &Context, works: &[Work]) -> BatchResponse {
+    let records = works.iter().flat_map(|work| &work.produce).map(|produce| produce.record.clone()).collect();
+    let mut results = context.producer.send_all(records).await.into_iter();
+    let mut response = BatchResponse::default();
+    for work in works {
+        let mut unconfirmed = Vec::new();
+        for (produce, result) in work.produce.iter().zip(results.by_ref()) {
+            if let Err(error) = result {
+                if unconfirmed.is_empty() {
+                    let (topic, offset) = (&work.partition.topic, work.partition.records[produce.of].offset);
+                    tracing::error!(
+                        topic, partition = work.partition.partition, offset, error = chain(&error),
+                        "rows not confirmed, the partition comes again from here"
+                    );
+                }
+                unconfirmed.push(produce.of);
+            }
+        }
+        if let Some(offset) = retry_from(work, unconfirmed) {
+            response.retry_from(&work.partition.topic, work.partition.partition, offset);
+        }
+    }
+    response
+}
+
+/// The clock of the invocation: one time for all of its rows.
+fn now_us() -> i64 {
+    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
+}
