@@ -50,7 +50,8 @@ impl Read for BodyReader {
             match self.runtime.block_on(async { tokio::time::timeout(PATIENCE, next).await }) {
                 Ok(Some(Ok(bytes))) => self.current = bytes,
                 Ok(Some(Err(error))) => {
-                    let message = format!("the client broke off within its body ({error}); nothing more is inserted");
+                    let message =
+                        format!("the client broke off within its body ({error}); nothing more is inserted");
                     return Err(Exception::new(code::NETWORK_ERROR, "NETWORK_ERROR", message).into());
                 }
                 Ok(None) => return Ok(0),
@@ -67,7 +68,10 @@ impl Read for BodyReader {
 }
 
 /// The body with its compression taken off.
-pub(crate) fn decoded<'r>(body: &'r mut BodyReader, request: &Request) -> Result<Box<dyn Read + 'r>, Exception> {
+pub(crate) fn decoded<'r>(
+    body: &'r mut BodyReader,
+    request: &Request,
+) -> Result<Box<dyn Read + 'r>, Exception> {
     let body: Box<dyn Read + 'r> = match request.encoding.as_deref() {
         None | Some("" | "identity") => Box::new(body),
         Some("lz4") => Box::new(lz4_flex::frame::FrameDecoder::new(body)),

@@ -11,7 +11,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Mutex;
 
 /// `chdb_connection`: what the query functions take.
@@ -220,7 +220,12 @@ impl Connection {
     }
 
     /// Runs `sql` and returns its whole result. `format` is used where `sql` names none.
-    pub(crate) fn query(&mut self, sql: &[u8], format: &str, parameters: &[(String, String)]) -> Result<Chunk, Failure> {
+    pub(crate) fn query(
+        &mut self,
+        sql: &[u8],
+        format: &str,
+        parameters: &[(String, String)],
+    ) -> Result<Chunk, Failure> {
         let result = self.run(self.api.query, sql, format, parameters);
         Chunk::new(self.api, result)
     }
@@ -398,8 +403,15 @@ impl Drop for InsertStream<'_> {
     }
 }
 
+/// Ends the process at once. The library's exit handlers wait two seconds for threads of theirs; with its
+/// connections closed there is nothing left for them to save.
+pub fn leave() -> ! {
+    // SAFETY: _exit takes any status and doesn't return; nothing here relies on exit handlers.
+    unsafe { nix::libc::_exit(0) }
+}
+
 fn text(message: *const c_char) -> Option<Failure> {
-    if message == ptr::null() {
+    if message.is_null() {
         return None;
     }
     // SAFETY: the engine's messages are NUL-terminated and live as long as the handle they came from,

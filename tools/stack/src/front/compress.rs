@@ -44,7 +44,9 @@ impl Encoder {
         match coding {
             Coding::Plain => Self::Plain,
             Coding::Native => Self::Native,
-            Coding::Lz4Frame => Self::Lz4Frame(Box::new(FrameEncoder::with_frame_info(FrameInfo::new(), Vec::new()))),
+            Coding::Lz4Frame => {
+                Self::Lz4Frame(Box::new(FrameEncoder::with_frame_info(FrameInfo::new(), Vec::new())))
+            }
         }
     }
 
@@ -115,7 +117,12 @@ impl<R: Read> NativeReader<R> {
         let (method, compressed, raw) = (head[CHECKSUM], size(CHECKSUM + 1), size(CHECKSUM + 5));
         if compressed < HEADER || compressed > MAX_BLOCK || raw > MAX_BLOCK {
             let message = format!("a compressed block of {compressed} bytes ({raw} raw) is over {MAX_BLOCK}");
-            return Err(Exception::new(code::TOO_LARGE_SIZE_COMPRESSED, "TOO_LARGE_SIZE_COMPRESSED", message).into());
+            return Err(Exception::new(
+                code::TOO_LARGE_SIZE_COMPRESSED,
+                "TOO_LARGE_SIZE_COMPRESSED",
+                message,
+            )
+            .into());
         }
         let mut data = vec![0; compressed];
         data[..HEADER].copy_from_slice(&head[CHECKSUM..]);
@@ -133,7 +140,8 @@ impl<R: Read> NativeReader<R> {
             })?,
             NONE => data.split_off(HEADER),
             other => {
-                let message = format!("compression method {other:#04x}: this server takes LZ4 (0x82) and none (0x02)");
+                let message =
+                    format!("compression method {other:#04x}: this server takes LZ4 (0x82) and none (0x02)");
                 let name = "UNKNOWN_COMPRESSION_METHOD";
                 return Err(Exception::new(code::UNKNOWN_COMPRESSION_METHOD, name, message).into());
             }

@@ -63,8 +63,8 @@ impl Exception {
         match self.code {
             194 => StatusCode::UNAUTHORIZED,
             192 | 193 | 497 | 512 | 516 => StatusCode::FORBIDDEN,
-            6 | 8 | 15 | 25 | 26 | 27 | 36 | 37 | 38 | 41 | 44 | 53 | 62 | 72 | 117 | 123 | 167 | 168 | 223 | 321
-            | 376 | 427 | 441 | 675 | 676 => StatusCode::BAD_REQUEST,
+            6 | 8 | 15 | 25 | 26 | 27 | 36 | 37 | 38 | 41 | 44 | 53 | 62 | 72 | 117 | 123 | 167 | 168
+            | 223 | 321 | 376 | 427 | 441 | 675 | 676 => StatusCode::BAD_REQUEST,
             46 | 47 | 50 | 56 | 60 | 63 | 73 | 78 | 81 | 115 | 152 | 336 | 511 => StatusCode::NOT_FOUND,
             229 => StatusCode::PAYLOAD_TOO_LARGE,
             381 => StatusCode::LENGTH_REQUIRED,
@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn reads_the_engines_code() {
-        let exception = Exception::engine("Code: 60. DB::Exception: Unknown table. (UNKNOWN_TABLE)".to_owned());
+        let exception =
+            Exception::engine("Code: 60. DB::Exception: Unknown table. (UNKNOWN_TABLE)".to_owned());
         assert_eq!((exception.code, exception.status()), (60, StatusCode::NOT_FOUND));
         assert!(exception.body("26.7").ends_with("(UNKNOWN_TABLE) (version 26.7)\n"));
         assert_eq!(Exception::engine("Failed to parse".to_owned()).code, 1002);

@@ -22,11 +22,32 @@ pub(crate) enum Chunks {
 /// See [`Chunks`].
 pub(crate) fn chunks(format: &str) -> Chunks {
     match format.to_ascii_lowercase().as_str() {
-        "tabseparated" | "tsv" | "tabseparatedraw" | "tsvraw" | "raw" | "csv" | "tskv" | "native" | "rowbinary"
-        | "jsoneachrow" | "jsonlines" | "ndjson" | "jsonstringseachrow" | "jsoncompacteachrow"
-        | "jsoncompactstringseachrow" | "lineasstring" | "rawblob" | "msgpack" | "null" => Chunks::Follow,
-        "tabseparatedwithnames" | "tsvwithnames" | "tabseparatedrawwithnames" | "tsvrawwithnames" | "rawwithnames"
-        | "jsoncompacteachrowwithnames" | "jsoncompactstringseachrowwithnames" => Chunks::Lines(1),
+        "tabseparated"
+        | "tsv"
+        | "tabseparatedraw"
+        | "tsvraw"
+        | "raw"
+        | "csv"
+        | "tskv"
+        | "native"
+        | "rowbinary"
+        | "jsoneachrow"
+        | "jsonlines"
+        | "ndjson"
+        | "jsonstringseachrow"
+        | "jsoncompacteachrow"
+        | "jsoncompactstringseachrow"
+        | "lineasstring"
+        | "rawblob"
+        | "msgpack"
+        | "null" => Chunks::Follow,
+        "tabseparatedwithnames"
+        | "tsvwithnames"
+        | "tabseparatedrawwithnames"
+        | "tsvrawwithnames"
+        | "rawwithnames"
+        | "jsoncompacteachrowwithnames"
+        | "jsoncompactstringseachrowwithnames" => Chunks::Lines(1),
         "tabseparatedwithnamesandtypes"
         | "tsvwithnamesandtypes"
         | "tabseparatedrawwithnamesandtypes"
@@ -99,7 +120,11 @@ pub(crate) fn content_type(format: &str) -> &'static str {
     if format.starts_with("tabseparated") || format.starts_with("tsv") {
         "text/tab-separated-values; charset=UTF-8"
     } else if format.starts_with("csv") {
-        if format == "csv" { "text/csv; charset=UTF-8; header=absent" } else { "text/csv; charset=UTF-8; header=present" }
+        if format == "csv" {
+            "text/csv; charset=UTF-8; header=absent"
+        } else {
+            "text/csv; charset=UTF-8; header=present"
+        }
     } else if format.contains("eachrow") || format == "jsonlines" || format == "ndjson" {
         "application/x-ndjson; charset=UTF-8"
     } else if format.starts_with("json") {

@@ -18,12 +18,13 @@ mod chdb;
 mod compress;
 mod error;
 mod format;
+mod native;
 mod request;
 mod server;
 mod session;
 mod sql;
 mod users;
 
-pub use chdb::EngineError;
+pub use chdb::{EngineError, leave};
 pub use server::{FrontSettings, serve};
 pub use users::{User, Users, UsersError};

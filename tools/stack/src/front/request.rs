@@ -79,9 +79,9 @@ impl Request {
                 "compress" => native = flag(&value),
                 "decompress" => request.compressed = flag(&value),
                 "client_protocol_version" => {
-                    request.revision = value
-                        .parse()
-                        .map_err(|_| bad(format!("client_protocol_version must be a number, not {value:?}")))?;
+                    request.revision = value.parse().map_err(|_| {
+                        bad(format!("client_protocol_version must be a number, not {value:?}"))
+                    })?;
                 }
                 "session_id" => {
                     let message = "session_id: every request is a session of its own here; leave it out";
@@ -128,7 +128,11 @@ impl Request {
         } else if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             self.settings.push((name, value));
         } else {
-            return Err(Exception::new(code::UNKNOWN_SETTING, "UNKNOWN_SETTING", format!("Unknown setting {name:?}")));
+            return Err(Exception::new(
+                code::UNKNOWN_SETTING,
+                "UNKNOWN_SETTING",
+                format!("Unknown setting {name:?}"),
+            ));
         }
         Ok(())
     }
@@ -187,7 +191,8 @@ fn form<'b>(body: &'b [u8], boundary: &str) -> Result<Vec<(String, &'b [u8])>, E
             let message = "external tables (files in a multipart body) are not supported here";
             return Err(Exception::new(code::NOT_IMPLEMENTED, "NOT_IMPLEMENTED", message));
         }
-        let name = headers.split_once("name=\"").and_then(|(_, tail)| tail.split_once('"')).ok_or_else(broken)?.0;
+        let name =
+            headers.split_once("name=\"").and_then(|(_, tail)| tail.split_once('"')).ok_or_else(broken)?.0;
         fields.push((name.to_owned(), &rest[..end]));
         rest = &rest[end + between.len()..];
     }
@@ -199,13 +204,15 @@ mod tests {
     use super::*;
 
     fn parse(uri: &str) -> Result<Request, Exception> {
-        Request::parse(&Method::POST, &uri.parse().expect("a URI"), &HeaderMap::new()).map(|(request, _)| request)
+        Request::parse(&Method::POST, &uri.parse().expect("a URI"), &HeaderMap::new())
+            .map(|(request, _)| request)
     }
 
     #[test]
     fn sorts_the_parameters() {
-        let request = parse("/?query=SELECT+%7Bx%3AInt8%7D&param_x=1&max_threads=2&database=d&default_format=CSV")
-            .expect("parses");
+        let request =
+            parse("/?query=SELECT+%7Bx%3AInt8%7D&param_x=1&max_threads=2&database=d&default_format=CSV")
+                .expect("parses");
         assert_eq!(request.query, "SELECT {x:Int8}");
         assert_eq!(request.parameters, [("x".to_owned(), "1".to_owned())]);
         assert_eq!(request.settings, [("max_threads".to_owned(), "2".to_owned())]);

@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::body::BodyReader;
 use super::chdb::Engine;
+use super::compress::{Coding, Encoder};
 use super::error::{Exception, code};
 use super::format::content_type;
 use super::request::Request;
@@ -79,9 +80,10 @@ pub async fn serve(settings: FrontSettings) -> anyhow::Result<()> {
     let library = settings.library.clone();
     let (engine, about) = tokio::task::spawn_blocking(move || {
         let engine = Engine::open(&library, &data)?;
-        let about = engine.connect()?.query(b"SELECT version(), timezone()", "TSV", &[]).map(|chunk| {
-            String::from_utf8_lossy(chunk.bytes()).trim().to_owned()
-        });
+        let about = engine
+            .connect()?
+            .query(b"SELECT version(), timezone()", "TSV", &[])
+            .map(|chunk| String::from_utf8_lossy(chunk.bytes()).trim().to_owned());
         anyhow::Ok((engine, about))
     })
     .await??;
@@ -159,24 +161,24 @@ async fn handle(State(front): State<Arc<Front>>, request: HttpRequest) -> Respon
         return (StatusCode::METHOD_NOT_ALLOWED, allow, "use GET or POST\n").into_response();
     }
     let mut id = String::new();
+    let mut coding = Coding::Plain;
     let answered = async {
         let (request, credentials) = Request::parse(&parts.method, &parts.uri, &parts.headers)?;
         id.clone_from(&request.id);
         front.users.authenticate(credentials.as_ref())?;
-        let coding = request.coding;
-        let answer = run(&front, request, credentials.map(|given| given.name).unwrap_or_default(), body).await?;
-        Ok((answer, coding))
+        coding = request.coding;
+        run(&front, request, credentials.map(|given| given.name).unwrap_or_default(), body).await
     };
     let result: Result<_, Exception> = answered.await;
     let mut response = match result {
-        Ok((answer, coding)) => {
+        Ok(answer) => {
             let mut response = respond(answer, &front.timezone, started.elapsed());
             if let Some(name) = content_encoding(coding) {
                 response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
             }
             response
         }
-        Err(exception) => refuse(&exception, &front.version, &front.timezone),
+        Err(exception) => refuse(&exception, &front.version, &front.timezone, coding),
     };
     if let Ok(id) = HeaderValue::from_str(&id)
         && !id.is_empty()
@@ -191,14 +193,14 @@ async fn run(front: &Arc<Front>, request: Request, user: String, body: Body) -> 
     let busy = |message: &str| {
         Exception::new(code::TOO_MANY_SIMULTANEOUS_QUERIES, "TOO_MANY_SIMULTANEOUS_QUERIES", message)
     };
-    let waiting = front
-        .waiting
-        .try_acquire()
-        .map_err(|_| busy(&format!("Too many simultaneous queries: {MAX_WAITING} are waiting; try again later")))?;
+    let waiting = front.waiting.try_acquire().map_err(|_| {
+        busy(&format!("Too many simultaneous queries: {MAX_WAITING} are waiting; try again later"))
+    })?;
     let permit = tokio::time::timeout(QUEUE, Arc::clone(&front.permits).acquire_owned()).await;
     drop(waiting);
     let Ok(Ok(permit)) = permit else {
-        let message = format!("Too many simultaneous queries: no connection was free for {} s", QUEUE.as_secs());
+        let message =
+            format!("Too many simultaneous queries: no connection was free for {} s", QUEUE.as_secs());
         return Err(busy(&message));
     };
     let (reply, answer) = oneshot::channel();
@@ -263,8 +265,17 @@ fn respond(answer: Answer, timezone: &str, elapsed: Duration) -> Response {
     response
 }
 
-fn refuse(exception: &Exception, version: &str, timezone: &str) -> Response {
-    let mut response = (exception.status(), exception.body(version)).into_response();
+fn refuse(exception: &Exception, version: &str, timezone: &str, coding: Coding) -> Response {
+    let text = exception.body(version);
+    // Who asked for `compress=1` reads every body as compressed; `Content-Encoding` says so for others.
+    let body = match coding {
+        Coding::Native => Encoder::new(coding).encode(text.as_bytes()).unwrap_or_default(),
+        Coding::Plain | Coding::Lz4Frame => text.into_bytes(),
+    };
+    let mut response = (exception.status(), body).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
     let headers = response.headers_mut();
     headers.insert("x-clickhouse-exception-code", exception.code.into());
     if let Ok(zone) = HeaderValue::from_str(timezone) {

@@ -4,6 +4,7 @@
 //! A request is a session: whatever it sets ends with its connection, so that nothing of one request
 //! can reach another.
 
+use std::borrow::Cow;
 use std::io::Read;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use super::chdb::{Chunk, Connection, Engine, Progress, SelectStream};
 use super::compress::{Coding, Encoder, fill};
 use super::error::{Exception, code};
 use super::format::{self, Chunks};
+use super::native;
 use super::request::Request;
 use super::sql::{self, Head, Insert, Query, Verb};
 use super::users::User;
@@ -120,8 +122,12 @@ impl Session<'_> {
             script.push_str(&format!(", {name} = {}", sql::literal(value)));
         }
         script.push(';');
-        let settings: Vec<String> =
-            self.request.settings.iter().map(|(name, value)| format!("{name} = {}", sql::literal(value))).collect();
+        let settings: Vec<String> = self
+            .request
+            .settings
+            .iter()
+            .map(|(name, value)| format!("{name} = {}", sql::literal(value)))
+            .collect();
         let settings =
             if settings.is_empty() { String::new() } else { format!("SET {};", settings.join(", ")) };
         // A reader can't leave `readonly`, so it comes before what the request asks for. A GET reads
@@ -148,7 +154,10 @@ impl Session<'_> {
         }
         match &query.outside {
             Some(function) if self.user.readonly => {
-                let message = format!("{}: Not enough privileges: {function}() reaches outside the database", self.user.name);
+                let message = format!(
+                    "{}: Not enough privileges: {function}() reaches outside the database",
+                    self.user.name
+                );
                 Err(Exception::new(code::ACCESS_DENIED, "ACCESS_DENIED", message))
             }
             _ => Ok(()),
@@ -196,11 +205,15 @@ impl Session<'_> {
         runtime: &tokio::runtime::Handle,
     ) -> Result<(), Exception> {
         let format = query.format.as_deref().unwrap_or(&self.request.format);
-        let chunks = if query.verb == Verb::Select && !self.request.wait { format::chunks(format) } else { Chunks::Whole };
+        let chunks = if query.verb == Verb::Select && !self.request.wait {
+            format::chunks(format)
+        } else {
+            Chunks::Whole
+        };
         let parameters = &self.request.parameters;
         if chunks == Chunks::Whole {
             let chunk = connection.query(text, format, parameters).map_err(Exception::engine)?;
-            let answer = self.whole(format, &[&chunk], chunks)?;
+            let answer = self.whole(format, &[&chunk])?;
             finish(reply, answer);
             return Ok(());
         }
@@ -211,7 +224,7 @@ impl Session<'_> {
         let second = if first.is_some() { stream.next().map_err(Exception::engine)? } else { None };
         let (Some(first), Some(second)) = (&first, second) else {
             let found: Vec<&Chunk> = first.iter().collect();
-            let answer = self.whole(format, &found, chunks)?;
+            let answer = self.whole(format, &found)?;
             finish(reply, answer);
             return Ok(());
         };
@@ -226,7 +239,7 @@ impl Session<'_> {
         finish(reply, answer);
         let writer = BodyWriter { sender, runtime: runtime.clone() };
         let mut encoder = Encoder::new(self.request.coding);
-        let sent = self.send(&writer, &mut encoder, &mut stream, [first, &second], chunks);
+        let sent = self.send(format, &writer, &mut encoder, &mut stream, [first, &second], chunks);
         match sent {
             Ok(false) => {}
             Ok(true) => {
@@ -237,7 +250,8 @@ impl Session<'_> {
             }
             Err(exception) => {
                 let text = exception.body(self.version);
-                let block = format!("\r\n__exception__\r\n{tag}\r\n{text}{} {tag}\r\n__exception__\r\n", text.len());
+                let block =
+                    format!("\r\n__exception__\r\n{tag}\r\n{text}{} {tag}\r\n__exception__\r\n", text.len());
                 let piece = encoder.encode(block.as_bytes())?;
                 if writer.send(Ok(piece.into())) {
                     writer.send(Err(Broken));
@@ -250,6 +264,7 @@ impl Session<'_> {
     /// Sends all chunks; `false` when the client has gone.
     fn send(
         &self,
+        format: &str,
         writer: &BodyWriter,
         encoder: &mut Encoder,
         stream: &mut SelectStream<'_>,
@@ -257,7 +272,7 @@ impl Session<'_> {
         chunks: Chunks,
     ) -> Result<bool, Exception> {
         let mut piece = |bytes: &[u8]| -> Result<bool, Exception> {
-            Ok(writer.send(Ok(encoder.encode(bytes)?.into())))
+            Ok(writer.send(Ok(encoder.encode(&self.shaped(format, bytes)?)?.into())))
         };
         let [first, second] = ready;
         if !piece(first.bytes())? || !piece(&second.bytes()[chunks.header(second.bytes())..])? {
@@ -272,12 +287,12 @@ impl Session<'_> {
         Ok(true)
     }
 
-    fn whole(&self, format: &str, chunks: &[&Chunk], _kind: Chunks) -> Result<Answer, Exception> {
+    fn whole(&self, format: &str, chunks: &[&Chunk]) -> Result<Answer, Exception> {
         let mut encoder = Encoder::new(self.request.coding);
         let mut bytes = Vec::new();
         let mut progress = Progress::default();
         for chunk in chunks {
-            bytes.extend(encoder.encode(chunk.bytes())?);
+            bytes.extend(encoder.encode(&self.shaped(format, chunk.bytes())?)?);
             progress = add(progress, chunk.progress());
         }
         bytes.extend(encoder.finish()?);
@@ -289,8 +304,19 @@ impl Session<'_> {
         })
     }
 
+    /// Rows as the client's protocol revision wants them.
+    fn shaped<'b>(&self, format: &str, bytes: &'b [u8]) -> Result<Cow<'b, [u8]>, Exception> {
+        if self.request.revision > 0 && format.eq_ignore_ascii_case("Native") {
+            native::for_revision(bytes, self.request.revision).map(Cow::Owned)
+        } else {
+            Ok(Cow::Borrowed(bytes))
+        }
+    }
+
     fn timezone(&self) -> Option<String> {
-        let of = |name: &String, value: &String| (name == "session_timezone" && !value.is_empty()).then(|| value.clone());
+        let of = |name: &String, value: &String| {
+            (name == "session_timezone" && !value.is_empty()).then(|| value.clone())
+        };
         let asked = self.request.settings.iter().rev().find_map(|(name, value)| of(name, value));
         asked.or_else(|| self.user.settings.iter().find_map(|(name, value)| of(name, value)))
     }

@@ -8,9 +8,32 @@ use super::error::{Exception, code};
 /// Table functions that reach files, programs or other hosts. A reader must not call them: the embedded
 /// engine, unlike the server, doesn't confine `file()` to a folder.
 const OUTSIDE: &[&str] = &[
-    "azureblobstorage", "cluster", "deltalake", "executable", "file", "filecluster", "gcs", "hdfs", "hdfscluster",
-    "hudi", "iceberg", "input", "jdbc", "mongodb", "mysql", "odbc", "postgresql", "python", "redis", "remote",
-    "remotesecure", "s3", "s3cluster", "sqlite", "url", "urlcluster",
+    "azureblobstorage",
+    "cluster",
+    "deltalake",
+    "executable",
+    "file",
+    "filecluster",
+    "gcs",
+    "hdfs",
+    "hdfscluster",
+    "hudi",
+    "iceberg",
+    "input",
+    "jdbc",
+    "mongodb",
+    "mysql",
+    "odbc",
+    "postgresql",
+    "python",
+    "redis",
+    "remote",
+    "remotesecure",
+    "s3",
+    "s3cluster",
+    "sqlite",
+    "url",
+    "urlcluster",
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +105,8 @@ impl<'t> Lexer<'t> {
     /// `$tag$ … $tag$`; `false` when what stands here isn't one.
     fn skip_heredoc(&mut self) -> bool {
         let rest = self.rest();
-        let tag = rest[1..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count() + 2;
+        let tag =
+            rest[1..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count() + 2;
         if rest.get(tag - 1) != Some(&b'$') {
             return false;
         }
@@ -171,7 +195,9 @@ pub(crate) fn head(text: &[u8], complete: bool) -> Head {
         match kind {
             Kind::Open => depth += 1,
             Kind::Close => depth = depth.saturating_sub(1),
-            Kind::Word if depth == 1 && inside && (lexer.is(&range, "SELECT") || lexer.is(&range, "WITH")) => {
+            Kind::Word
+                if depth == 1 && inside && (lexer.is(&range, "SELECT") || lexer.is(&range, "WITH")) =>
+            {
                 return Head::Other;
             }
             Kind::Word if depth == 0 && !named => {
@@ -293,7 +319,9 @@ pub(crate) fn query(text: &[u8]) -> Result<Query, Exception> {
                 let message = "Multi-statements are not allowed: send one statement a request";
                 return Err(Exception::new(code::SYNTAX_ERROR, "SYNTAX_ERROR", message));
             }
-            Kind::Word | Kind::Quoted if tokens.get(index + 1).is_some_and(|(kind, _)| *kind == Kind::Open) => {
+            Kind::Word | Kind::Quoted
+                if tokens.get(index + 1).is_some_and(|(kind, _)| *kind == Kind::Open) =>
+            {
                 let name = String::from_utf8_lossy(&text[range.clone()]);
                 let name = name.trim_matches(['`', '"']).to_ascii_lowercase();
                 if OUTSIDE.contains(&name.as_str()) {
@@ -303,12 +331,21 @@ pub(crate) fn query(text: &[u8]) -> Result<Query, Exception> {
             Kind::Word if depth == 0 => {
                 inserts |= word(index, "INSERT");
                 if word(index, "OUTFILE") && index > 0 && word(index - 1, "INTO") {
-                    let message = "INTO OUTFILE is not allowed over HTTP: write the response to a file instead";
-                    return Err(Exception::new(code::INTO_OUTFILE_NOT_ALLOWED, "INTO_OUTFILE_NOT_ALLOWED", message));
+                    let message =
+                        "INTO OUTFILE is not allowed over HTTP: write the response to a file instead";
+                    return Err(Exception::new(
+                        code::INTO_OUTFILE_NOT_ALLOWED,
+                        "INTO_OUTFILE_NOT_ALLOWED",
+                        message,
+                    ));
                 }
                 if word(index, "INFILE") && index > 0 && word(index - 1, "FROM") {
                     let message = "FROM INFILE is not allowed over HTTP: send the data as the request's body";
-                    return Err(Exception::new(code::UNKNOWN_TYPE_OF_QUERY, "UNKNOWN_TYPE_OF_QUERY", message));
+                    return Err(Exception::new(
+                        code::UNKNOWN_TYPE_OF_QUERY,
+                        "UNKNOWN_TYPE_OF_QUERY",
+                        message,
+                    ));
                 }
                 let ends = index + 2 >= tokens.len() || word(index + 2, "SETTINGS");
                 if let Some((Kind::Word, name)) = tokens.get(index + 1)
@@ -370,7 +407,12 @@ mod tests {
             "JSONEachRow",
             "{\"a\":1}",
         );
-        check("/* x */ INSERT INTO t -- FORMAT A\n FORMAT TSV \r\n1", "/* x */ INSERT INTO t -- FORMAT A\n ", "TSV", "1");
+        check(
+            "/* x */ INSERT INTO t -- FORMAT A\n FORMAT TSV \r\n1",
+            "/* x */ INSERT INTO t -- FORMAT A\n ",
+            "TSV",
+            "1",
+        );
         check(
             "INSERT INTO FUNCTION null('a Int32') VALUES (1)",
             "INSERT INTO FUNCTION null('a Int32') ",
@@ -381,14 +423,27 @@ mod tests {
 
     #[test]
     fn knows_an_insert_without_data() {
-        for text in ["INSERT INTO t SELECT 1", "INSERT INTO t (SELECT 1)", "INSERT INTO t (a) WITH 1 AS x SELECT x", "SELECT 1"] {
+        for text in [
+            "INSERT INTO t SELECT 1",
+            "INSERT INTO t (SELECT 1)",
+            "INSERT INTO t (a) WITH 1 AS x SELECT x",
+            "SELECT 1",
+        ] {
             assert_eq!(head(text.as_bytes(), true), Head::Other, "{text}");
         }
     }
 
     #[test]
     fn waits_for_the_rest() {
-        for text in ["", "INS", "INSERT INTO t", "INSERT INTO t FORM", "INSERT INTO t FORMAT CS", "INSERT INTO t FORMAT CSV ", "-- c"] {
+        for text in [
+            "",
+            "INS",
+            "INSERT INTO t",
+            "INSERT INTO t FORM",
+            "INSERT INTO t FORMAT CS",
+            "INSERT INTO t FORMAT CSV ",
+            "-- c",
+        ] {
             assert_eq!(head(text.as_bytes(), false), Head::More, "{text}");
         }
     }
@@ -415,7 +470,10 @@ mod tests {
         assert_eq!(code(" -- nothing"), Some(62));
         assert_eq!(code("SELECT 1 INTO OUTFILE 'x'"), Some(358));
         assert_eq!(code("INSERT INTO t FROM INFILE 'x'"), Some(78));
-        assert_eq!(query(b"SELECT * FROM `file`('/etc/passwd')").expect("a query").outside.as_deref(), Some("file"));
+        assert_eq!(
+            query(b"SELECT * FROM `file`('/etc/passwd')").expect("a query").outside.as_deref(),
+            Some("file")
+        );
     }
 
     #[test]

@@ -27,7 +27,10 @@ pub struct User {
 
 impl std::fmt::Debug for User {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("User").field("name", &self.name).field("readonly", &self.readonly).finish_non_exhaustive()
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .field("readonly", &self.readonly)
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,7 +131,9 @@ pub(crate) struct Credentials {
 impl Credentials {
     /// By header, by basic authentication, or by URL; mixing ways is refused as ClickHouse does.
     pub(crate) fn of(headers: &HeaderMap, url: Option<(String, String)>) -> Result<Option<Self>, Exception> {
-        let header = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let header = |name: &str| {
+            headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
         let (user, key) = (header("x-clickhouse-user"), header("x-clickhouse-key"));
         let by_header = (user.is_some() || key.is_some())
             .then(|| (user.unwrap_or_else(|| "default".to_owned()), key.unwrap_or_default()));
@@ -153,7 +158,8 @@ fn basic(value: &[u8]) -> Result<(String, String), Exception> {
         .and_then(|(_, encoded)| base64::engine::general_purpose::STANDARD.decode(encoded.trim_ascii()).ok())
         .and_then(|decoded| String::from_utf8(decoded).ok());
     let Some(decoded) = decoded else {
-        let message = "Invalid authentication: the Authorization header must be Basic with a base64 name:password";
+        let message =
+            "Invalid authentication: the Authorization header must be Basic with a base64 name:password";
         return Err(Exception::new(code::AUTHENTICATION_FAILED, "AUTHENTICATION_FAILED", message));
     };
     let (name, password) = decoded.split_once(':').unwrap_or((&decoded, ""));
