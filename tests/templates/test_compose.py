@@ -194,6 +194,13 @@ def test_mysql_user_and_database_are_those_of_the_stack():
     assert f"GRANT PROCESS ON *.* TO '{user}'@'%'" in COMPOSE["configs"]["mysql-grants"]["content"]
 
 
+def test_mysql_runs_with_the_settings_of_the_stack():
+    stack = set(re.findall(r'"(--[a-z-]+=[^"{}]+)"', rust("tools/stack/src/services/mysql.rs")))
+    for setting in ("--default-time-zone", "--max-connections", "--innodb-buffer-pool-size"):
+        (ours,) = [flag for flag in SERVICES["mysql"]["command"] if flag.startswith(setting + "=")]
+        assert ours in stack
+
+
 # Kafka
 
 
@@ -266,6 +273,15 @@ def test_prometheus_reads_what_is_served():
     for name, (target,) in targets.items():
         assert name in SERVICES
         assert target.split(":")[0] in (name, "127.0.0.1")
+
+
+def test_promtool_accepts_the_configuration():
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool on this machine")
+    done = subprocess.run(
+        ["promtool", "check", "config", str(ROOT / "prometheus/prometheus.yml")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # Kafka Connect
