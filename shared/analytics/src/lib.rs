@@ -11,6 +11,7 @@ mod sql;
 mod values;
 mod writer;
 
+pub use clickhouse::error::Error as ClickHouseError;
 pub use config::Config;
 pub use error::AnalyticsError;
 pub use reader::{

@@ -70,6 +70,9 @@ impl OrdersAnalyticsRow {
     /// # Errors
     /// Names the field that is missing, unknown, of another type or outside its range.
     pub fn from_json(value: &[u8]) -> Result<Self, RowError> {
+        if value.is_empty() {
+            return Err(RowError::Empty);
+        }
         let mut json = serde_json::Deserializer::from_slice(value);
         let row: Self = serde_path_to_error::deserialize(&mut json)
             .map_err(|error| RowError::Json { path: error.path().to_string(), source: error.into_inner() })?;
@@ -139,28 +142,74 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_named() {
-        check(|row| row["colour"] = json!("red"), expect!["not a row of orders_analytics, at colour: unknown field `colour`, expected one of `order_id`, `order_date`, `user_id`, `status`, `total_amount`, `item_count`, `quantity`, `order_band`, `version`, `is_deleted`, `event_id`, `transform_digest`, `occurred_at`, `relayed_at`, `transformed_at` at line 1 column 9"]);
+        check(
+            |row| row["colour"] = json!("red"),
+            expect![
+                "not a row of orders_analytics, at colour: unknown field `colour`, expected one of `order_id`, `order_date`, `user_id`, `status`, `total_amount`, `item_count`, `quantity`, `order_band`, `version`, `is_deleted`, `event_id`, `transform_digest`, `occurred_at`, `relayed_at`, `transformed_at` at line 1 column 9"
+            ],
+        );
     }
 
     #[test]
     fn money_as_a_number_is_refused() {
-        check(|row| row["total_amount"] = json!(59.97), expect!["not a row of orders_analytics, at total_amount: invalid type: floating point `59.97`, expected a string at line 1 column 320"]);
+        check(
+            |row| row["total_amount"] = json!(59.97),
+            expect![
+                "not a row of orders_analytics, at total_amount: invalid type: floating point `59.97`, expected a string at line 1 column 320"
+            ],
+        );
     }
 
     #[test]
     fn a_value_of_another_type_is_named_by_its_field() {
-        check(|row| row["quantity"] = json!("5"), expect![[r#"not a row of orders_analytics, at quantity: invalid type: string "5", expected u32 at line 1 column 243"#]]);
-        check(|row| row["item_count"] = json!(4_294_967_296u64), expect!["not a row of orders_analytics, at item_count: invalid value: integer `4294967296`, expected u32 at line 1 column 89"]);
-        check(|row| row["order_id"] = json!("not-a-uuid"), expect!["not a row of orders_analytics, at order_id: invalid character: found `n` at 0 at line 1 column 202"]);
-        check(|row| row["occurred_at"] = json!(1_767_323_045_678u64), expect!["not a row of orders_analytics, at occurred_at: invalid type: integer `1767323045678`, expected a string at line 1 column 108"]);
-        check(|row| row["total_amount"] = json!("1.005"), expect![[r#"not a row of orders_analytics, at total_amount: "1.005" is not an amount: write digits, a point and at most two decimals, below 10^16 at line 1 column 322"#]]);
+        check(
+            |row| row["quantity"] = json!("5"),
+            expect![[
+                r#"not a row of orders_analytics, at quantity: invalid type: string "5", expected u32 at line 1 column 243"#
+            ]],
+        );
+        check(
+            |row| row["item_count"] = json!(4_294_967_296u64),
+            expect![
+                "not a row of orders_analytics, at item_count: invalid value: integer `4294967296`, expected u32 at line 1 column 89"
+            ],
+        );
+        check(
+            |row| row["order_id"] = json!("not-a-uuid"),
+            expect![
+                "not a row of orders_analytics, at order_id: invalid character: found `n` at 0 at line 1 column 202"
+            ],
+        );
+        check(
+            |row| row["occurred_at"] = json!(1_767_323_045_678u64),
+            expect![
+                "not a row of orders_analytics, at occurred_at: invalid type: integer `1767323045678`, expected a string at line 1 column 108"
+            ],
+        );
+        check(
+            |row| row["total_amount"] = json!("1.005"),
+            expect![[
+                r#"not a row of orders_analytics, at total_amount: "1.005" is not an amount: write digits, a point and at most two decimals, below 10^16 at line 1 column 322"#
+            ]],
+        );
     }
 
     #[test]
     fn a_value_that_the_table_cannot_hold_is_refused() {
-        check(|row| row["version"] = json!(u64::MAX), expect!["version is 18446744073709551615, which orders_analytics cannot hold: below 2^63"]);
-        check(|row| row["is_deleted"] = json!(2), expect!["is_deleted is 2, which orders_analytics cannot hold: 0 or 1"]);
-        check(|row| row["order_date"] = json!("1999-12-31 23:59:59.999"), expect!["order_date is 1999-12-31 23:59:59.999, which orders_analytics cannot hold: from 2000 up to 2100"]);
+        check(
+            |row| row["version"] = json!(u64::MAX),
+            expect!["version is 18446744073709551615, which orders_analytics cannot hold: below 2^63"],
+        );
+        check(
+            |row| row["is_deleted"] = json!(2),
+            expect!["is_deleted is 2, which orders_analytics cannot hold: 0 or 1"],
+        );
+        check(
+            |row| row["order_date"] = json!("1999-12-31 23:59:59.999"),
+            expect![
+                "order_date is 1999-12-31 23:59:59.999, which orders_analytics cannot hold: from 2000 up to 2100"
+            ],
+        );
     }
 
     #[test]

@@ -1,0 +1,19 @@
+//! Lambda entry point of the loader: tracing, context, run. Nothing else lives here.
+
+mod batch;
+mod context;
+mod dead_letters;
+mod error;
+mod handler;
+mod load;
+
+use context::Context;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use outflow_kafka_batch::KafkaEvent;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    outflow_telemetry::init();
+    let context = Context::from_env()?;
+    run(service_fn(|event: LambdaEvent<KafkaEvent>| handler::handle(&context, event))).await
+}
