@@ -4,8 +4,10 @@
 //! Exit codes are a contract: 0 = done, 1 = done and something is wrong, 2 = could not run (with what to
 //! do next on stderr).
 
+mod init;
 mod output;
 mod transform;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use output::Finding;
@@ -21,6 +23,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Sets up schema, topics and views in MySQL, Kafka and ClickHouse; safe to repeat.
+    Init(init::InitArgs),
+    /// Compares MySQL's orders with ClickHouse's figures; exit code 1 where they differ.
+    Verify(verify::VerifyArgs),
     /// Builds, publishes and activates WASM transforms.
     #[command(subcommand)]
     Transform(transform::TransformCommand),
@@ -42,6 +48,8 @@ async fn main() -> ExitCode {
 /// An error means that the command could not run; what a command found wrong is a [`Finding`].
 async fn run(command: Command) -> anyhow::Result<Finding> {
     match command {
+        Command::Init(args) => init::run(args).await,
+        Command::Verify(args) => verify::run(args).await,
         Command::Transform(command) => transform::run(command).await,
     }
 }
