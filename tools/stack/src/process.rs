@@ -37,10 +37,11 @@ impl ProcessId {
     /// The process that has this pid now; none if there is no such process, or only its remains.
     pub fn of(pid: u32) -> io::Result<Option<Self>> {
         let Some(stat) = read_if_there(&format!("/proc/{pid}/stat"))? else { return Ok(None) };
-        let Some((state, started)) = parse_stat(&stat) else {
+        let Some(Stat { state, threads, started }) = parse_stat(&stat) else {
             return Err(io::Error::other(format!("/proc/{pid}/stat has an unknown form: {stat}")));
         };
-        if matches!(state, 'Z' | 'X') {
+        // A first thread that has ended is a zombie while others still hold the files and the ports.
+        if matches!(state, 'Z' | 'X') && threads <= 1 {
             return Ok(None);
         }
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
@@ -235,15 +236,24 @@ fn read_if_there(path: &str) -> io::Result<Option<String>> {
     }
 }
 
-/// State and start time. The second field is the program's name in parentheses, which may itself hold
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    threads: u32,
+    started: u64,
+}
+
+/// Fields 3, 20 and 22. The second field is the program's name in parentheses, which may itself hold
 /// spaces and parentheses, so counting starts behind the last one.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+fn parse_stat(stat: &str) -> Option<Stat> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    // Field 3 was the state; field 22 is 18 further on after the next one.
-    let started = fields.nth(18)?.parse().ok()?;
-    Some((state, started))
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Stat {
+        state: field(3)?.chars().next()?,
+        threads: field(20)?.parse().ok()?,
+        started: field(22)?.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -257,8 +267,8 @@ mod tests {
 
     #[test]
     fn stat_is_read_behind_the_last_parenthesis() {
-        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 5 6";
-        assert_eq!(parse_stat(stat), Some(('S', 777)));
+        let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 3 0 777 5 6";
+        assert_eq!(parse_stat(stat), Some(Stat { state: 'S', threads: 3, started: 777 }));
         assert_eq!(parse_stat("42 (cut"), None);
         assert_eq!(parse_stat("42 (cut) S 1 2"), None);
     }

@@ -78,6 +78,8 @@ pub struct Search {
     pub java_home: Option<PathBuf>,
     /// `CARGO`, which cargo sets for what it runs.
     pub cargo: Option<PathBuf>,
+    /// A `clickhouse-front` that is built already; cargo is asked to build it if there is none here.
+    pub clickhouse_front: Option<PathBuf>,
 }
 
 impl Search {
@@ -89,6 +91,7 @@ impl Search {
             kafka_home: folder("KAFKA_HOME"),
             java_home: folder("JAVA_HOME"),
             cargo: folder("CARGO"),
+            clickhouse_front: None,
         }
     }
 

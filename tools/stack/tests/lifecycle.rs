@@ -25,6 +25,8 @@ impl Guard {
     fn new(change: impl FnOnce(&mut Settings)) -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut settings = Settings::isolated(state.path());
+        // Cargo has built it for this test; asking it again would wait for whatever else it builds.
+        settings.search.clickhouse_front = Some(env!("CARGO_BIN_EXE_clickhouse-front").into());
         change(&mut settings);
         Self { stack: Stack::new(settings), _state: state }
     }
@@ -175,7 +177,9 @@ async fn a_port_that_is_taken_is_passed_over_and_one_that_was_used_is_kept() {
 #[tokio::test]
 async fn two_at_once_start_one_process() {
     let guard = Guard::new(|_| {});
-    let other = Stack::new(Settings::isolated(guard.state()));
+    let mut settings = Settings::isolated(guard.state());
+    settings.search.clickhouse_front = Some(env!("CARGO_BIN_EXE_clickhouse-front").into());
+    let other = Stack::new(settings);
     let (a, b) = tokio::join!(guard.stack.start(Service::Clickhouse), other.start(Service::Clickhouse));
     a.unwrap();
     b.unwrap();

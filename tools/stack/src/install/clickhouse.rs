@@ -73,8 +73,12 @@ impl Installer {
         Ok(folder.join(library))
     }
 
-    /// Builds the front if it is missing or older than its source, and answers its path.
+    /// Builds the front if it is missing or older than its source, once a process, and answers its path.
     pub async fn clickhouse_front(&self, progress: &(dyn Progress + Sync)) -> anyhow::Result<PathBuf> {
+        self.front.get_or_try_init(|| self.build_front(progress)).await.cloned()
+    }
+
+    async fn build_front(&self, progress: &(dyn Progress + Sync)) -> anyhow::Result<PathBuf> {
         let beside = front_beside_this_program();
         let Some(cargo) = self.search.cargo.clone().or_else(|| self.search.program("cargo")) else {
             return beside.context("cargo is not on PATH: install Rust from https://rustup.rs");

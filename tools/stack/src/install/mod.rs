@@ -32,12 +32,19 @@ pub struct Installer {
     tools: PathBuf,
     search: Search,
     apt: Arc<tokio::sync::Mutex<apt::Apt>>,
+    front: Arc<tokio::sync::OnceCell<PathBuf>>,
 }
 
 impl Installer {
     /// An installer into `settings.tools`.
     pub fn new(settings: &Settings) -> Self {
-        Self { tools: settings.tools.clone(), search: settings.search.clone(), apt: Arc::default() }
+        let front = settings.search.clickhouse_front.clone();
+        Self {
+            tools: settings.tools.clone(),
+            search: settings.search.clone(),
+            apt: Arc::default(),
+            front: Arc::new(tokio::sync::OnceCell::new_with(front)),
+        }
     }
 
     /// Finds or installs all there is: the services' tools, `cargo lambda` and the WASM target.
