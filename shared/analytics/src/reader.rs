@@ -167,15 +167,15 @@ impl Reader {
         let zone = self.time_zone().await?;
         let query = match source {
             Source::Table => format!(
-                "SELECT toStartOfHour(order_date, '{zone}') AS hour, toString(status) AS state, count() AS orders, \
+                "SELECT toStartOfHour(order_date, '{zone}') AS hour, status, count() AS orders, \
                  sum(total_amount) AS revenue FROM orders_analytics FINAL \
                  WHERE order_date >= toDateTime(?, 'UTC') AND order_date < toDateTime(?, 'UTC') \
-                 GROUP BY hour, state ORDER BY hour, state"
+                 GROUP BY hour, status ORDER BY hour, status"
             ),
-            Source::Served => "SELECT order_hour, toString(status) AS state, order_count, revenue \
+            Source::Served => "SELECT order_hour AS hour, status, order_count AS orders, revenue \
                  FROM hourly_sales_by_status \
                  WHERE order_hour >= toDateTime(?, 'UTC') AND order_hour < toDateTime(?, 'UTC') \
-                 ORDER BY order_hour, state"
+                 ORDER BY hour, status"
                 .to_owned(),
         };
         let query = self.client.0.query(&query).bind(seconds(range.from)).bind(seconds(range.to));
@@ -187,9 +187,9 @@ impl Reader {
     /// # Errors
     /// Whatever ClickHouse answers.
     pub async fn hours(&self, range: TimeRange) -> Result<Vec<HourFigures>, AnalyticsError> {
-        const HOURS: &str = "SELECT order_hour, order_count, total_revenue, avg_order_value, placed, completed, \
+        const HOURS: &str = "SELECT order_hour AS hour, order_count, total_revenue, avg_order_value AS average, placed, completed, \
              cancelled, completed_revenue FROM hourly_sales_mv \
-             WHERE order_hour >= toDateTime(?, 'UTC') AND order_hour < toDateTime(?, 'UTC') ORDER BY order_hour";
+             WHERE order_hour >= toDateTime(?, 'UTC') AND order_hour < toDateTime(?, 'UTC') ORDER BY hour";
         let query = self.client.0.query(HOURS).bind(seconds(range.from)).bind(seconds(range.to));
         query.fetch_all().await.map_err(query_error("read the hours"))
     }
@@ -199,9 +199,9 @@ impl Reader {
     /// # Errors
     /// Whatever ClickHouse answers.
     pub async fn days(&self, from: u16, to: u16) -> Result<Vec<DayFigures>, AnalyticsError> {
-        const DAYS: &str = "SELECT order_date, order_count, total_revenue, avg_order_value, placed, completed, \
+        const DAYS: &str = "SELECT toDate(order_date) AS day, order_count, total_revenue, avg_order_value AS average, placed, completed, \
              cancelled, completed_revenue FROM daily_sales_mv \
-             WHERE order_date >= toDate(?) AND order_date < toDate(?) ORDER BY order_date";
+             WHERE order_date >= toDate(?) AND order_date < toDate(?) ORDER BY day";
         let query = self.client.0.query(DAYS).bind(from).bind(to);
         query.fetch_all().await.map_err(query_error("read the days"))
     }
