@@ -82,7 +82,11 @@ mod tests {
             .iter()
             .map(|(name, value)| {
                 let value = String::from_utf8_lossy(value);
-                if value.len() > 100 { format!("{name} ({} bytes)", value.len()) } else { format!("{name}={value}") }
+                if value.len() > 100 {
+                    format!("{name} ({} bytes)", value.len())
+                } else {
+                    format!("{name}={value}")
+                }
             })
             .collect();
         expect_test::expect![[r#"
@@ -94,6 +98,7 @@ mod tests {
             outflow-topic=order.events
             outflow-partition=3
             outflow-offset=7
-            outflow-attempts=3"#]].assert_eq(&headers.join("\n"));
+            outflow-attempts=3"#]]
+        .assert_eq(&headers.join("\n"));
     }
 }

@@ -46,7 +46,9 @@ pub(crate) fn event(partition: &Partition, record: &Record) -> Result<Event, Rea
 }
 
 fn header<'a>(record: &'a Record, name: &str) -> Result<&'a str, Reason> {
-    record.header(name).ok_or_else(|| reason("missing_header", &format!("header {name} is missing or no text")))
+    record
+        .header(name)
+        .ok_or_else(|| reason("missing_header", &format!("header {name} is missing or no text")))
 }
 
 fn parsed<T: FromStr>(name: &str, text: &str) -> Result<T, Reason> {
@@ -103,7 +105,10 @@ mod tests {
         let partition = partition(good());
         let event = event(&partition, &partition.records[0]).expect("it is good");
         assert_eq!((event.aggregate_version, event.schema_version), (2, 1));
-        assert_eq!((event.occurred_at_us, event.relayed_at_us), (1_767_323_045_678_000, 1_767_323_046_000_000));
+        assert_eq!(
+            (event.occurred_at_us, event.relayed_at_us),
+            (1_767_323_045_678_000, 1_767_323_046_000_000)
+        );
         assert_eq!((event.partition, event.offset), (3, 42));
     }
 
@@ -119,9 +124,12 @@ mod tests {
             assert_eq!(code(|r| r.headers.retain(|(key, _)| key != name)), "missing_header", "{name}");
             assert_eq!(code(|r| set(r, name, b"\xff")), "missing_header", "{name}");
         }
-        for (name, value) in
-            [("aggregateVersion", "-1"), ("aggregateVersion", "0"), ("ce_time", "yesterday"), ("schemaVersion", "v2")]
-        {
+        for (name, value) in [
+            ("aggregateVersion", "-1"),
+            ("aggregateVersion", "0"),
+            ("ce_time", "yesterday"),
+            ("schemaVersion", "v2"),
+        ] {
             assert_eq!(code(|r| set(r, name, value.as_bytes())), "bad_header", "{name}: {value}");
         }
     }

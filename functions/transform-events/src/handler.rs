@@ -56,7 +56,10 @@ async fn produce(context: &Context, works: &[Work]) -> BatchResponse {
                 if unconfirmed.is_empty() {
                     let (topic, offset) = (&work.partition.topic, work.partition.records[produce.of].offset);
                     tracing::error!(
-                        topic, partition = work.partition.partition, offset, error = chain(&error),
+                        topic,
+                        partition = work.partition.partition,
+                        offset,
+                        error = chain(&error),
                         "rows not confirmed, the partition comes again from here"
                     );
                 }

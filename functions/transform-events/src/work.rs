@@ -73,13 +73,21 @@ pub(crate) fn work(partition: Partition, loaded: &Loaded, stamp: Stamp) -> Work 
         match outcome {
             Ok(rows) => work.produce.extend(rows.into_iter().map(|row| {
                 let (key, headers) = (records[of].key.clone(), Vec::new());
-                Produce { of, record: Record { topic: row.table.to_string(), key, payload: row.json, headers } }
+                Produce {
+                    of,
+                    record: Record { topic: row.table.to_string(), key, payload: row.json, headers },
+                }
             })),
             Err(reason) => {
                 work.rejected += 1;
                 tracing::warn!(
-                    topic, partition, offset = records[of].offset, stage = reason.stage, code = reason.code,
-                    reason = reason.message, "record put aside"
+                    topic,
+                    partition,
+                    offset = records[of].offset,
+                    stage = reason.stage,
+                    code = reason.code,
+                    reason = reason.message,
+                    "record put aside"
                 );
                 let record = dead_letter::record(topic, *partition, &records[of], &reason, loaded.digest());
                 work.produce.push(Produce { of, record });

@@ -127,7 +127,6 @@ pub mod __private {
     use crate::bindings::outflow::transform::types as wire;
     use crate::{Event, Outcome, Table};
 
-
     pub use crate::bindings::export_component;
     pub use crate::bindings::exports::outflow::transform::transformer::Guest;
     pub use wire::{Descriptor, Outcome as WireOutcome};
@@ -172,7 +171,7 @@ pub mod __private {
     }
 
     /// A panic ends in a trap that carries no words; the hook gets them out before.
-    fn log_panics() {
+    pub fn log_panics() {
         #[cfg(target_family = "wasm")]
         std::panic::set_hook(Box::new(|panic| crate::log(crate::Level::Error, &panic.to_string())));
     }

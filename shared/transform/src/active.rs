@@ -35,13 +35,19 @@ impl Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum ActiveError {
     #[error("the registry {registry} could not be asked which transform is active")]
-    Registry { registry: String, #[source] source: RegistryError },
+    Registry {
+        registry: String,
+        #[source]
+        source: RegistryError,
+    },
     #[error(
         "no transform is active in {registry}: run `outflow transform publish NAME`, then `outflow transform \
          activate DIGEST`"
     )]
     None { registry: String },
-    #[error("none of the last transforms in {registry} can be used: see the log, then run `outflow transform publish NAME` and `outflow transform activate DIGEST`")]
+    #[error(
+        "none of the last transforms in {registry} can be used: see the log, then run `outflow transform publish NAME` and `outflow transform activate DIGEST`"
+    )]
     NoGoodOne { registry: String },
 }
 
@@ -50,7 +56,11 @@ enum Refused {
     #[error("its pointer or artifact can't be used")]
     Registry(#[source] RegistryError),
     #[error("module {digest} is refused")]
-    Module { digest: Digest, #[source] source: LoadError },
+    Module {
+        digest: Digest,
+        #[source]
+        source: LoadError,
+    },
 }
 
 /// Knows the active module. One a process.
@@ -90,9 +100,8 @@ impl Active {
             }
             (Err(source), None) => return Err(ActiveError::Registry { registry: registry(), source }),
         };
-        let newer = |generation: &Generation| {
-            current.as_ref().is_none_or(|current| *generation > current.generation)
-        };
+        let newer =
+            |generation: &Generation| current.as_ref().is_none_or(|current| *generation > current.generation);
         for &generation in generations.iter().rev().take_while(|g| newer(g)).take(LOOK_BACK) {
             if self.waits(generation, now) {
                 continue;

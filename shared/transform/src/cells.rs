@@ -45,7 +45,7 @@ pub struct UnsupportedType(String);
 /// Why a cell doesn't fit its column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CellError {
-    #[error("a {found} where {expected} is declared")]
+    #[error("{found} where {expected} is declared")]
     WrongKind { found: &'static str, expected: ColumnType },
     #[error("null in a column that isn't Nullable")]
     Null,
@@ -78,7 +78,9 @@ impl ColumnType {
             (Kind::Bool, Value::Boolean(true)) => out.extend_from_slice(b"true"),
             (Kind::Bool, Value::Boolean(false)) => out.extend_from_slice(b"false"),
             (Kind::Int(_) | Kind::UInt(_), Value::Int(number)) => self.write_int(i128::from(*number), out)?,
-            (Kind::Int(_) | Kind::UInt(_), Value::Uint(number)) => self.write_int(i128::from(*number), out)?,
+            (Kind::Int(_) | Kind::UInt(_), Value::Uint(number)) => {
+                self.write_int(i128::from(*number), out)?
+            }
             (Kind::Decimal { precision, scale }, Value::Decimal(text)) => {
                 decimal::write(text, precision, scale, out).map_err(|reason| self.malformed(text, reason))?;
             }

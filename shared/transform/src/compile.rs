@@ -11,7 +11,12 @@ use wit_component::ComponentEncoder;
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     #[error("{path} could not be {action}")]
-    File { path: PathBuf, action: &'static str, #[source] source: std::io::Error },
+    File {
+        path: PathBuf,
+        action: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("cargo could not be run (is Rust installed?)")]
     Cargo(#[source] std::io::Error),
     #[error("guest {name} does not build; cargo's messages are above")]

@@ -57,6 +57,8 @@ pub struct Limits {
     pub rerun_budget: Duration,
     /// Rows that one record may become.
     pub rows_per_record: usize,
+    /// Bytes of a row as JSON. Brokers take 1 MiB a record by default; what they refuse could never be sent.
+    pub row_bytes: usize,
     /// Bytes that a module may hand to the host in one call.
     pub output_bytes: usize,
     /// Log lines a batch; the rest is counted and dropped.
@@ -74,6 +76,7 @@ impl Default for Limits {
             record_deadline: Duration::from_millis(500),
             rerun_budget: Duration::from_secs(5),
             rows_per_record: 1_000,
+            row_bytes: 900_000,
             output_bytes: 64 << 20,
             log_lines: 100,
             message_bytes: 1_024,
@@ -183,6 +186,7 @@ mod tests {
         let mut hasher = Stable::default();
         engine.wasmtime().precompile_compatibility_hash().hash(&mut hasher);
         let hash = crate::Digest::of(&hasher.0);
-        expect_test::expect!["wasmtime-48-r1-x86_64-linux 124720ccd29b"].assert_eq(&format!("{ENGINE_KEY} {}", hash.short()));
+        expect_test::expect!["wasmtime-48-r1-x86_64-linux 124720ccd29b"]
+            .assert_eq(&format!("{ENGINE_KEY} {}", hash.short()));
     }
 }

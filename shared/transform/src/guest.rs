@@ -29,10 +29,15 @@ pub(crate) struct State {
     lines_left: u32,
     dropped: u32,
     line_bytes: usize,
+    /// The last error that the module logged: a panic's words, which its trap doesn't carry.
+    last_error: Option<String>,
 }
 
 impl PluginImports for State {
     fn log(&mut self, level: u8, message: String) {
+        if level <= 1 {
+            self.last_error = Some(cut(&message, self.line_bytes).to_owned());
+        }
         if self.lines_left == 0 {
             self.dropped += 1;
             return;
@@ -94,7 +99,11 @@ impl Guest {
         deadline: Duration,
     ) -> Result<Vec<wire::Outcome>, Failed> {
         self.store.set_epoch_deadline(ticks(deadline));
-        self.plugin.outflow_transform_transformer().call_transform(&mut self.store, batch).map_err(failed)
+        let called = self.plugin.outflow_transform_transformer().call_transform(&mut self.store, batch);
+        called.map_err(|error| match (failed(error), self.store.data_mut().last_error.take()) {
+            (Failed::Trap(reason), Some(last_error)) => Failed::Trap(format!("{reason}: {last_error}")),
+            (failed, _) => failed,
+        })
     }
 }
 
@@ -111,6 +120,7 @@ fn state(limits: &Limits, module: &str) -> State {
         lines_left: limits.log_lines,
         dropped: 0,
         line_bytes: limits.message_bytes,
+        last_error: None,
     }
 }
 

@@ -2,8 +2,8 @@
 //! that only the record that traps is rejected.
 
 use crate::{
-    Artifact, Batch, Digest, Engine, Event, Outcome, Rejection, Schema, SchemaError, Stage, Stamp, Unfinished,
-    aot,
+    Artifact, Batch, Digest, Engine, Event, Outcome, Rejection, Schema, SchemaError, Stage, Stamp,
+    Unfinished, aot,
     bindings::{Plugin, PluginPre, outflow::transform::types as wire},
     guest::{self, Failed, Guest, State, cut},
     row::Stamper,
@@ -73,7 +73,8 @@ impl Module {
     ///
     /// The same events and stamp give the same outcomes: the module has no clock and no randomness.
     pub fn run(&self, events: &[Event], stamp: Stamp) -> Batch {
-        let stamper = Stamper { schema: &self.schema, digest: &self.digest, stamp };
+        let row_bytes = self.engine.limits().row_bytes;
+        let stamper = Stamper { schema: &self.schema, digest: &self.digest, stamp, row_bytes };
         let wanted: Vec<&Event> = events.iter().filter(|event| self.wants(event)).collect();
         let (answers, unfinished) = self.answers(&wanted);
         let mut answers = answers.into_iter();
@@ -91,7 +92,7 @@ impl Module {
     }
 
     fn wants(&self, event: &Event) -> bool {
-        self.schema.event_types.iter().any(|wanted| *wanted == event.event_type)
+        self.schema.event_types.contains(&event.event_type)
     }
 
     /// An answer an event, or fewer with the reason why the rest has none.

@@ -28,8 +28,8 @@ pub use cells::{CellError, ColumnType};
 pub use engine::{ENGINE_KEY, Engine, EngineError, Limits};
 pub use host::{LoadError, Module};
 pub use model::{
-    Batch, Digest, Event, Generation, InvalidDigest, InvalidGeneration, Outcome, Rejection, Row, Stage, Stamp,
-    Unfinished,
+    Batch, Digest, Event, Generation, InvalidDigest, InvalidGeneration, Outcome, Rejection, Row, Stage,
+    Stamp, Unfinished,
 };
 pub use registry::{ModuleInfo, Pointer, PointerKind, Published, Registry, RegistryError};
 pub use schema::{Column, HOST_COLUMNS, Schema, SchemaError, Table};

@@ -32,22 +32,38 @@ pub enum RegistryError {
     #[error("'{url}' is no registry: {reason}")]
     Open { url: String, reason: String },
     #[error("{path} could not be read from the registry")]
-    Read { path: String, #[source] source: object_store::Error },
+    Read {
+        path: String,
+        #[source]
+        source: object_store::Error,
+    },
     #[error("{path} could not be written to the registry")]
-    Write { path: String, #[source] source: object_store::Error },
+    Write {
+        path: String,
+        #[source]
+        source: object_store::Error,
+    },
     #[error("{path} in the registry can't be understood")]
-    Parse { path: String, #[source] source: serde_json::Error },
+    Parse {
+        path: String,
+        #[source]
+        source: serde_json::Error,
+    },
     #[error("{path} in the registry is damaged: its bytes don't match its digest")]
     Damaged { path: String },
     #[error("{path} speaks of {found}")]
     Mismatch { path: String, found: String },
     #[error("module {digest} was never published here")]
     UnknownModule { digest: String },
-    #[error("module {digest} has no native code for {ENGINE_KEY}; publish it again with this release of outflow")]
+    #[error(
+        "module {digest} has no native code for {ENGINE_KEY}; publish it again with this release of outflow"
+    )]
     NoArtifact { digest: Digest },
     #[error("'{prefix}' is the beginning of {count} digests; give more of it")]
     Ambiguous { prefix: String, count: usize },
-    #[error("someone else activated a module at this moment (generation {generation}); look at `status` and try again")]
+    #[error(
+        "someone else activated a module at this moment (generation {generation}); look at `status` and try again"
+    )]
     Conflict { generation: Generation },
     #[error("there is no earlier module to go back to")]
     NothingToRollBackTo,
@@ -195,7 +211,12 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Conflict`] where another activation won; [`RegistryError::UnknownModule`] and
     /// [`RegistryError::NoArtifact`] where the module can't run. Nothing is changed then.
-    pub async fn activate(&self, digest: &Digest, by: &str, now: OffsetDateTime) -> Result<Pointer, RegistryError> {
+    pub async fn activate(
+        &self,
+        digest: &Digest,
+        by: &str,
+        now: OffsetDateTime,
+    ) -> Result<Pointer, RegistryError> {
         let last = self.generations().await?.last().copied();
         self.point(last, digest, by, now, PointerKind::Activate).await
     }
@@ -291,7 +312,12 @@ impl Registry {
         put.map(|_| ()).map_err(|source| RegistryError::Write { path: path.to_string(), source })
     }
 
-    async fn write_json(&self, path: &Path, value: &impl Serialize, mode: PutMode) -> Result<(), RegistryError> {
+    async fn write_json(
+        &self,
+        path: &Path,
+        value: &impl Serialize,
+        mode: PutMode,
+    ) -> Result<(), RegistryError> {
         let mut text = serde_json::to_vec_pretty(value).expect("records are plain data");
         text.push(b'\n');
         self.write(path, text, mode).await

@@ -16,6 +16,8 @@ pub(crate) struct Stamper<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) digest: &'a Digest,
     pub(crate) stamp: Stamp,
+    /// Bytes that a row may have as JSON.
+    pub(crate) row_bytes: usize,
 }
 
 impl Stamper<'_> {
@@ -38,6 +40,13 @@ impl Stamper<'_> {
                     return Err(rejection("unknown_table", message));
                 };
                 let json = self.json(event, version, table, &row.values)?;
+                if json.len() > self.row_bytes {
+                    let (found, limit) = (json.len(), self.row_bytes);
+                    return Err(rejection(
+                        "row_too_large",
+                        format!("{found} bytes, at most {limit} are possible"),
+                    ));
+                }
                 Ok(Row { table: table.name.clone(), json })
             })
             .collect()

@@ -101,7 +101,7 @@ pub(crate) async fn run(command: TransformCommand) -> anyhow::Result<Finding> {
         }
         TransformCommand::Rollback { by, registry, json } => {
             let registry = registry.open()?;
-            let pointed = registry.roll_back(&by.by, OffsetDateTime::now_utc()).await;
+            let pointed = registry.roll_back(&by.by, now()).await;
             report_pointer(pointed, &json)
         }
         TransformCommand::Status { registry, json } => status(&registry.open()?, &json).await,
@@ -112,6 +112,12 @@ impl RegistryArg {
     fn open(&self) -> anyhow::Result<Registry> {
         Registry::open(&self.location).context("give --registry or set OUTFLOW_TRANSFORM_REGISTRY")
     }
+}
+
+/// To the second: people read it.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_nanosecond(0).unwrap_or(now)
 }
 
 #[derive(Serialize)]
@@ -141,13 +147,19 @@ struct PublishReport<'a> {
     #[serde(flatten)]
     info: &'a ModuleInfo,
     artifact_bytes: usize,
+    /// Near 0 where the native code was there already.
     compile_ms: u64,
     /// False where the registry had these bytes already.
     new_module: bool,
     new_artifact: bool,
 }
 
-async fn publish(module: &str, sources: &Sources, registry: &Registry, json: &Json) -> anyhow::Result<Finding> {
+async fn publish(
+    module: &str,
+    sources: &Sources,
+    registry: &Registry,
+    json: &Json,
+) -> anyhow::Result<Finding> {
     let path = if Path::new(module).is_file() {
         PathBuf::from(module)
     } else if module.contains(['/', '.']) {
@@ -157,23 +169,27 @@ async fn publish(module: &str, sources: &Sources, registry: &Registry, json: &Js
     };
     let wasm = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     let engine = Engine::new(Limits::default())?;
-    let started = Instant::now();
-    let checked = compile::componentize(&wasm).and_then(|wasm| {
-        let artifact = compile::compile(&engine, &wasm)?;
-        Ok((wasm, artifact))
-    });
-    let (wasm, artifact) = match checked {
-        Ok(checked) => checked,
+    let wasm = match compile::componentize(&wasm) {
+        Ok(wasm) => wasm,
         Err(error) => return refused(&path, &error.into()),
+    };
+    let digest = Digest::of(&wasm);
+    let started = Instant::now();
+    let artifact = match registry.artifact(&digest).await {
+        Ok(published) => published,
+        // Missing or damaged: made anew either way.
+        Err(_) => match compile::compile(&engine, &wasm) {
+            Ok(artifact) => artifact,
+            Err(error) => return refused(&path, &error.into()),
+        },
     };
     let compile_ms = u64::try_from(started.elapsed().as_millis())?;
     // Loaded as a function would: what passes here loads there.
-    let module = match Module::load(&engine, Digest::of(&wasm), &artifact) {
+    let module = match Module::load(&engine, digest, &artifact) {
         Ok(module) => module,
         Err(error) => return refused(&path, &error.into()),
     };
-    let published =
-        registry.publish(&wasm, &artifact, module.schema(), OffsetDateTime::now_utc()).await?;
+    let published = registry.publish(&wasm, &artifact, module.schema(), now()).await?;
     let report = PublishReport {
         info: &published.info,
         artifact_bytes: artifact.bytes().len(),
@@ -210,7 +226,7 @@ async fn activate(
             Some(_) => {}
         }
     }
-    report_pointer(registry.activate(&info.digest, by, OffsetDateTime::now_utc()).await, json)
+    report_pointer(registry.activate(&info.digest, by, now()).await, json)
 }
 
 fn report_pointer(pointed: Result<Pointer, RegistryError>, json: &Json) -> anyhow::Result<Finding> {

@@ -3,8 +3,10 @@
 //! It implements the interface itself instead of using `export!`, because it must be able to answer with the
 //! wrong number of outcomes.
 
-use outflow_transform_sdk::__private::{Descriptor, Guest, WireOutcome, descriptor, export_component};
-use outflow_transform_sdk::{bindings, Event, Failure, Level, Row, Table, Value, log};
+use outflow_transform_sdk::__private::{
+    Descriptor, Guest, WireOutcome, descriptor, export_component, log_panics,
+};
+use outflow_transform_sdk::{Event, Failure, Level, Row, Table, Value, bindings, log};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The host's tests patch these names in the built module: keep them unique and of their length.
@@ -28,6 +30,7 @@ impl Guest for Plugin {
     }
 
     fn transform(batch: Vec<Event>) -> Vec<WireOutcome> {
+        log_panics();
         batch.iter().flat_map(|event| obey(event, &String::from_utf8_lossy(&event.payload))).collect()
     }
 }
@@ -70,13 +73,14 @@ fn obey(event: &Event, order: &str) -> Vec<WireOutcome> {
             }
             vec![WireOutcome::Skip]
         }
-        "a hundred megabytes" => row(vec![id(), Value::Text("x".repeat(40 << 20)), Value::Uint(0)]),
+        "forty megabytes" => row(vec![id(), Value::Text("x".repeat(40 << 20)), Value::Uint(0)]),
         text => row(vec![id(), Value::Text(text.to_owned()), Value::Uint(seen)]),
     }
 }
 
 fn deep(left: u64) -> Failure {
-    let inner = if left == 0 { Failure { code: String::new(), message: String::new() } } else { deep(left - 1) };
+    let inner =
+        if left == 0 { Failure { code: String::new(), message: String::new() } } else { deep(left - 1) };
     std::hint::black_box(inner)
 }
 

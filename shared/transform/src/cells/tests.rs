@@ -101,14 +101,14 @@ fn what_does_not_fit_is_refused_with_its_reason() {
     expect_test::expect![[r#"
         null in a column that isn't Nullable
         '�' is no String: its bytes aren't UTF-8
-        a unsigned integer where String is declared
+        unsigned integer where String is declared
         '0192a7c1' is no UUID: 36 characters such as 0192a7c1-…
-        a unsigned integer where Bool is declared
+        unsigned integer where Bool is declared
         -1 is outside UInt8 (and 64-bit numbers stay below 2^63)
         256 is outside UInt8 (and 64-bit numbers stay below 2^63)
         -129 is outside Int8 (and 64-bit numbers stay below 2^63)
         9223372036854775808 is outside UInt64 (and 64-bit numbers stay below 2^63)
-        a float where Decimal(18, 2) is declared
+        float where Decimal(18, 2) is declared
         '1.001' is no Decimal(18, 2): more digits after the point than the column keeps
         '123' is no Decimal(4, 2): too many digits before the point
         '1e3' is no Decimal(18, 2): not digits with at most one point
@@ -117,7 +117,8 @@ fn what_does_not_fit_is_refused_with_its_reason() {
         '--1' is no Decimal(18, 2): not digits with at most one point
         '1 µs' is no DateTime64(3, 'UTC'): finer than the column's digits of a second
         '9223372036854775807 µs' is no DateTime64(3, 'UTC'): outside the years 1900 to 2299
-        a text where DateTime64(3, 'UTC') is declared"#]].assert_eq(&reasons.join("\n"));
+        text where DateTime64(3, 'UTC') is declared"#]]
+    .assert_eq(&reasons.join("\n"));
 }
 
 proptest! {

@@ -11,7 +11,9 @@ pub(super) fn open(location: &str) -> Result<Opened, RegistryError> {
     match location.split_once("://") {
         Some(("s3", rest)) => s3(rest).map_err(failed),
         Some(("file", folder)) if folder.starts_with('/') => local(folder).map_err(failed),
-        Some(("file", _)) => Err(failed("a file:// location is absolute, such as file:///var/registry".into())),
+        Some(("file", _)) => {
+            Err(failed("a file:// location is absolute, such as file:///var/registry".into()))
+        }
         Some((scheme, _)) => Err(failed(format!("'{scheme}' is neither file nor s3"))),
         None if location.is_empty() => Err(failed("it is empty".to_owned())),
         None => local(location).map_err(failed),

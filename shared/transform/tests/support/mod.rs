@@ -1,7 +1,9 @@
 //! Guests, built once a test binary, and what turns them into modules.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use outflow_transform::{Artifact, Digest, Engine, Event, Generation, Limits, LoadError, Module, Stamp, compile};
+use outflow_transform::{
+    Artifact, Digest, Engine, Event, Generation, Limits, LoadError, Module, Stamp, compile,
+};
 use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -28,7 +30,8 @@ pub(crate) fn test_guest() -> &'static [u8] {
 pub(crate) fn patched(from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut wasm = test_guest().to_vec();
-    let at: Vec<usize> = (0..wasm.len() - from.len()).filter(|&i| wasm[i..].starts_with(from.as_bytes())).collect();
+    let at: Vec<usize> =
+        (0..wasm.len() - from.len()).filter(|&i| wasm[i..].starts_with(from.as_bytes())).collect();
     assert!(!at.is_empty(), "{from} isn't in the guest");
     for i in at {
         wasm[i..i + to.len()].copy_from_slice(to.as_bytes());
@@ -36,17 +39,18 @@ pub(crate) fn patched(from: &str, to: &str) -> Vec<u8> {
     wasm
 }
 
-/// Limits short enough for a test that runs into them.
-pub(crate) fn limits() -> Limits {
-    Limits {
-        batch_deadline: Duration::from_millis(300),
-        record_deadline: Duration::from_millis(100),
-        ..Limits::default()
-    }
+/// An engine whose deadlines no test runs into by a busy machine.
+pub(crate) fn engine() -> Engine {
+    let (batch_deadline, record_deadline) = (Duration::from_secs(30), Duration::from_secs(30));
+    let rerun_budget = Duration::from_secs(120);
+    Engine::new(Limits { batch_deadline, record_deadline, rerun_budget, ..Limits::default() })
+        .expect("the engine starts")
 }
 
-pub(crate) fn engine() -> Engine {
-    Engine::new(limits()).expect("the engine starts")
+/// An engine for modules that never end.
+pub(crate) fn impatient_engine() -> Engine {
+    let (batch_deadline, record_deadline) = (Duration::from_millis(300), Duration::from_millis(300));
+    Engine::new(Limits { batch_deadline, record_deadline, ..Limits::default() }).expect("the engine starts")
 }
 
 /// Native code of a component; that of the test guest is compiled once, it runs in every engine.

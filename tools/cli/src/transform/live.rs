@@ -39,7 +39,10 @@ fn compare(table: &str, declared: &[(String, String)], live: &[Column]) -> Vec<S
         match live.iter().find(|column| column.name == *name) {
             None => found.push(format!("{table}.{name} {declared_type}: the table has no such column")),
             Some(column) if !same_type(declared_type, &column.data_type) => {
-                found.push(format!("{table}.{name}: the module says {declared_type}, the table {}", column.data_type));
+                found.push(format!(
+                    "{table}.{name}: the module says {declared_type}, the table {}",
+                    column.data_type
+                ));
             }
             Some(_) => {}
         }
@@ -75,14 +78,20 @@ mod tests {
 
     #[test]
     fn equal_tables_have_no_difference_whatever_the_host_adds() {
-        let live = [("id", "UUID"), ("sum", "Decimal(18, 2)"), ("version", "UInt64"), ("loaded_at", "DateTime64(3, 'UTC')")];
+        let live = [
+            ("id", "UUID"),
+            ("sum", "Decimal(18, 2)"),
+            ("version", "UInt64"),
+            ("loaded_at", "DateTime64(3, 'UTC')"),
+        ];
         assert_eq!(check(&[("id", "UUID"), ("sum", "Decimal(18,2)")], &live), "");
     }
 
     #[test]
     fn each_difference_is_told() {
         let live = [("id", "UUID"), ("sum", "Decimal(18, 2)"), ("band", "String")];
-        expect_test::expect![""].assert_eq(&check(&[("sum", "Decimal(9, 2)"), ("id", "UUID"), ("new", "Bool")], &live));
+        expect_test::expect![""]
+            .assert_eq(&check(&[("sum", "Decimal(9, 2)"), ("id", "UUID"), ("new", "Bool")], &live));
         expect_test::expect![""].assert_eq(&check(&live_swapped(), &live));
         expect_test::expect![""].assert_eq(&check(&[("id", "UUID")], &[]));
     }
