@@ -115,7 +115,7 @@ impl<R: Read> NativeReader<R> {
             usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX)
         };
         let (method, compressed, raw) = (head[CHECKSUM], size(CHECKSUM + 1), size(CHECKSUM + 5));
-        if compressed < HEADER || compressed > MAX_BLOCK || raw > MAX_BLOCK {
+        if !(HEADER..=MAX_BLOCK).contains(&compressed) || raw > MAX_BLOCK {
             let message = format!("a compressed block of {compressed} bytes ({raw} raw) is over {MAX_BLOCK}");
             return Err(Exception::new(
                 code::TOO_LARGE_SIZE_COMPRESSED,

@@ -368,14 +368,15 @@ fn read_statement(
         let count = fill(&mut &mut *body, &mut text[old..])?;
         text.truncate(old + count);
         let complete = count < step;
-        if enough(text, complete) || complete {
-            return Ok(());
-        }
+        // Before the answer: a statement that has just grown too long is too long.
         if text.len() > MAX_STATEMENT {
             let message = format!(
                 "the statement is over {MAX_STATEMENT} bytes: send data as an INSERT's body, or filter by a table"
             );
             return Err(Exception::new(code::QUERY_IS_TOO_LARGE, "QUERY_IS_TOO_LARGE", message));
+        }
+        if enough(text, complete) || complete {
+            return Ok(());
         }
         step = text.len();
     }
