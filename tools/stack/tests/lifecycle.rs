@@ -1,4 +1,5 @@
 //! The real services, each test in a state folder of its own, with the tools of the workspace.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::TcpListener;
 use std::path::Path;
