@@ -34,13 +34,17 @@ impl BodyReader {
         Self { stream: body.into_data_stream(), runtime, current: Bytes::new() }
     }
 
-    /// Reads what is left, for a while.
+    /// See [`drain`].
     pub(crate) fn drain(&mut self) {
-        let stream = &mut self.stream;
-        let rest = async { while let Some(Ok(_)) = stream.next().await {} };
-        // Past the time limit the connection is closed, which is all that can be done.
-        let _ = self.runtime.block_on(async { tokio::time::timeout(DRAIN, rest).await });
+        self.runtime.block_on(drain(&mut self.stream));
     }
+}
+
+/// Reads what is left of a body and throws it away, for a while. Past that the connection is closed, which
+/// is all that can be done.
+pub(crate) async fn drain(stream: &mut BodyDataStream) {
+    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+    let _ = tokio::time::timeout(DRAIN, rest).await;
 }
 
 impl Read for BodyReader {

@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::body::BodyReader;
+use super::body::{BodyReader, drain};
 use super::chdb::Engine;
 use super::compress::{Coding, Encoder};
 use super::error::{Exception, code};
@@ -32,6 +32,8 @@ const QUEUE: Duration = Duration::from_secs(60);
 const MAX_WAITING: usize = 512;
 /// How long running queries may take after SIGTERM.
 const GRACE: Duration = Duration::from_secs(30);
+/// How long a query's thread may take to close its connection after its response is out.
+const LAST_BYTE: Duration = Duration::from_secs(2);
 
 /// How the front is started.
 #[derive(Debug, Clone)]
@@ -121,8 +123,10 @@ pub async fn serve(settings: FrontSettings) -> anyhow::Result<()> {
         served = async { serving.await } => served?,
         () = overdue => tracing::warn!(seconds = GRACE.as_secs(), "queries are still running, giving them up"),
     }
+    // The threads end right after their last byte; those given up are left to the process's end, which
+    // the engine survives like a SIGKILL.
     let all = u32::try_from(settings.max_concurrent).unwrap_or(u32::MAX);
-    if tokio::time::timeout(GRACE, front.permits.acquire_many(all)).await.is_ok() {
+    if tokio::time::timeout(LAST_BYTE, front.permits.acquire_many(all)).await.is_ok() {
         front.engine.close();
         tracing::info!("stopped");
     }
@@ -162,14 +166,19 @@ async fn handle(State(front): State<Arc<Front>>, request: HttpRequest) -> Respon
     }
     let mut id = String::new();
     let mut coding = Coding::Plain;
+    let mut body = Some(body);
     let answered = async {
         let (request, credentials) = Request::parse(&parts.method, &parts.uri, &parts.headers)?;
         id.clone_from(&request.id);
         front.users.authenticate(credentials.as_ref())?;
         coding = request.coding;
-        run(&front, request, credentials.map(|given| given.name).unwrap_or_default(), body).await
+        let user = credentials.map(|given| given.name).unwrap_or_default();
+        run(&front, request, user, body.take().unwrap_or_default()).await
     };
     let result: Result<_, Exception> = answered.await;
+    if let Some(body) = body {
+        drain(&mut body.into_data_stream()).await;
+    }
     let mut response = match result {
         Ok(answer) => {
             let mut response = respond(answer, &front.timezone, started.elapsed());

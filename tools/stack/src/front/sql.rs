@@ -358,7 +358,8 @@ pub(crate) fn query(text: &[u8]) -> Result<Query, Exception> {
             _ => {}
         }
     }
-    let calls_input = |pair: &[(Kind, Range<usize>)]| lexer.is(&pair[0].1, "input") && pair[1].0 == Kind::Open;
+    let calls_input =
+        |pair: &[(Kind, Range<usize>)]| lexer.is(&pair[0].1, "input") && pair[1].0 == Kind::Open;
     if inserts && tokens.windows(2).any(calls_input) {
         let message =
             "INSERT ... SELECT ... FROM input() is not supported here: insert into a staging table first";

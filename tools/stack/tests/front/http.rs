@@ -118,6 +118,17 @@ async fn users_log_in_by_header_basic_and_url() {
 }
 
 #[tokio::test]
+async fn a_refusal_is_read_even_behind_a_long_body() {
+    let front = Front::start().await;
+    let request = reqwest::Client::new().post(&front.url).query(&[("query", "INSERT INTO t FORMAT CSV")]);
+    let response =
+        request.basic_auth("outflow", Some("x")).body(vec![b'1'; 20_000_000]).send().await.unwrap();
+    assert_eq!(header(&response, "x-clickhouse-exception-code"), "516");
+    let response = front.send(&[("query", "INSERT INTO nowhere FORMAT CSV")], vec![b'1'; 20_000_000]).await;
+    assert_eq!(header(&response, "x-clickhouse-exception-code"), "60");
+}
+
+#[tokio::test]
 async fn a_reader_reads_and_no_more() {
     let front = Front::start().await;
     front.ask("CREATE TABLE t (a Int32) ENGINE = MergeTree ORDER BY a").await;
