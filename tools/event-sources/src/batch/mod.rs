@@ -136,12 +136,12 @@ impl Queues {
         let epoch = self.epoch;
         let partition = self.partitions.entry(message.partition).or_insert_with(|| Partition::new(epoch));
         partition.push(message, now);
-        partition.is_full(self.mapping.batch_size)
+        partition.is_full()
     }
 
     /// True once a partition that was full has room again.
     pub(crate) fn has_room(&self, partition: i32) -> bool {
-        self.partitions.get(&partition).is_none_or(|queue| queue.has_room(self.mapping.batch_size))
+        self.partitions.get(&partition).is_none_or(|queue| queue.has_room())
     }
 
     /// The next work at this time; call it only while no work of this mapping is under way.

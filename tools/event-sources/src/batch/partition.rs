@@ -7,8 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A partition reads ahead so much, bytes: more than one payload, so that the next batch is there in time.
+/// A partition reads ahead so much, bytes: more than one payload, so that the next batch is there in time. Pausing
+/// costs a round of fetching, so it had better be rare.
 const READ_AHEAD_BYTES: usize = 8 * 1024 * 1024;
+
+/// And so many records: two of the largest batches.
+const READ_AHEAD_RECORDS: usize = 20_000;
 
 /// Why records go to the on-failure destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +96,12 @@ impl Partition {
         self.bytes
     }
 
-    pub(super) fn is_full(&self, batch_size: usize) -> bool {
-        self.bytes >= READ_AHEAD_BYTES || self.queue.len() >= batch_size.saturating_mul(2)
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes >= READ_AHEAD_BYTES || self.queue.len() >= READ_AHEAD_RECORDS
     }
 
-    pub(super) fn has_room(&self, batch_size: usize) -> bool {
-        self.bytes < READ_AHEAD_BYTES / 2 && self.queue.len() < batch_size
+    pub(super) fn has_room(&self) -> bool {
+        self.bytes < READ_AHEAD_BYTES / 2 && self.queue.len() < READ_AHEAD_RECORDS / 2
     }
 
     pub(super) fn arrived(&self) -> Option<Instant> {

@@ -24,6 +24,9 @@ const TOPIC_LOOKUP_MS: &str = "2000";
 /// After a broker's restart nobody wants to wait for librdkafka's 10 s.
 const RECONNECT_MAX_MS: &str = "1000";
 
+/// A fetch that finds nothing comes back after this long; a resumed partition waits for the fetch before it.
+const FETCH_WAIT_MS: &str = "100";
+
 /// What librdkafka itself may read ahead, kB; our own queues come on top.
 const READ_AHEAD_KB: &str = "8192";
 
@@ -99,6 +102,7 @@ impl Consumer {
             .set("session.timeout.ms", SESSION_TIMEOUT_MS)
             .set("topic.metadata.refresh.interval.ms", TOPIC_LOOKUP_MS)
             .set("reconnect.backoff.max.ms", RECONNECT_MAX_MS)
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS)
             .set("queued.max.messages.kbytes", READ_AHEAD_KB)
             .create_with_context(Notices::default())
             .map_err(|error| error.to_string())?;

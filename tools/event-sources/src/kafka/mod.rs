@@ -86,6 +86,8 @@ struct Session<'a> {
     uncommitted: BTreeMap<i32, i64>,
     commit_again: Option<Instant>,
     trouble: Reminder,
+    /// Kafka's own troubles: they alternate between several texts.
+    kafka_trouble: Reminder,
     /// The function could not be reached when it was last called.
     unavailable: bool,
 }
@@ -101,6 +103,7 @@ impl<'a> Session<'a> {
             uncommitted: BTreeMap::new(),
             commit_again: None,
             trouble: Reminder::default(),
+            kafka_trouble: Reminder::default(),
             unavailable: false,
             runner,
         }
@@ -132,6 +135,9 @@ impl<'a> Session<'a> {
                     // What the callbacks reported comes first: it is older than the record.
                     Ok(message) => {
                         self.take_notices();
+                        if self.kafka_trouble.is_over() {
+                            info!(mapping = self.name(), "kafka answers again");
+                        }
                         let partition = message.partition;
                         if self.queues.push(message, Instant::now()) && self.paused.insert(partition) {
                             self.consumer.pause(partition);
@@ -262,7 +268,7 @@ impl<'a> Session<'a> {
     }
 
     fn tell(&mut self, error: &str) {
-        if self.trouble.is_new(error) {
+        if self.kafka_trouble.is_new("") {
             warn!(mapping = self.name(), topic = self.runner.mapping.topic, error, "waiting for kafka");
         }
     }
@@ -282,7 +288,7 @@ impl<'a> Session<'a> {
                     self.uncommitted.retain(|partition, _| !partitions.contains(partition));
                 }
                 Notice::CommitFailed(offsets, error) => {
-                    if self.trouble.is_new(&error) {
+                    if self.kafka_trouble.is_new("") {
                         warn!(mapping = self.name(), error, "commit failed, trying again");
                     }
                     for (partition, next) in offsets {
@@ -338,6 +344,11 @@ impl Reminder {
         }
         self.last = Some((trouble.to_owned(), now));
         true
+    }
+
+    /// Forgets; true if there was a trouble to forget.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.last.take().is_some()
     }
 }
 

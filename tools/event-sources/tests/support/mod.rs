@@ -91,9 +91,13 @@ impl Broker {
 
     pub async fn produce(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
         let producer: FutureProducer = self.config().create().expect("the settings are valid");
+        let mut sent = Vec::new();
         for value in values {
             let record = FutureRecord::to(topic).partition(partition).key("k").payload(&value);
-            producer.send(record, PATIENCE).await.expect("the broker confirms it");
+            sent.push(producer.send_result(record).map_err(|(error, _)| error).expect("it is queued"));
+        }
+        for delivery in sent {
+            delivery.await.expect("the producer lives").expect("the broker confirms it");
         }
     }
 
@@ -103,7 +107,7 @@ impl Broker {
         let consumer: BaseConsumer = config.set("group.id", group).create().expect("the settings are valid");
         tokio::task::spawn_blocking(move || {
             let mut list = TopicPartitionList::new();
-            (0..3).for_each(|partition| drop(list.add_partition(&topic, partition)));
+            list.add_partition_range(&topic, 0, 2);
             let list = consumer.committed_offsets(list, PATIENCE).expect("the broker answers");
             let offsets = list.elements().into_iter().filter_map(|element| match element.offset() {
                 Offset::Offset(offset) => Some((element.partition(), offset)),
