@@ -11,18 +11,20 @@ impl Store {
     /// # Errors
     /// Where the server cannot be reached, or an applied migration has been changed since.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        match MIGRATIONS.run(&self.pool).await {
+        // One connection throughout, and none that goes back to the pool: a run that fails keeps the server's lock
+        // on migrations for as long as its connection lives.
+        let mut connection = self.pool.acquire().await.map_err(StoreError::Connect)?.detach();
+        let mut outcome = MIGRATIONS.run(&mut connection).await;
+        if let Err(MigrateError::Dirty(version)) = outcome {
             // MySQL's DDL does not roll back, so a killed run leaves its last migration marked as begun. Each of ours
             // may run twice: forget the mark and begin it again.
-            Err(MigrateError::Dirty(version)) => {
-                sqlx::query("DELETE FROM _sqlx_migrations WHERE version = ? AND success = FALSE")
-                    .bind(version)
-                    .execute(&self.pool)
-                    .await
-                    .map_err(StoreError::Connect)?;
-                MIGRATIONS.run(&self.pool).await.map_err(StoreError::Migrate)
-            }
-            outcome => outcome.map_err(StoreError::Migrate),
+            sqlx::query("DELETE FROM _sqlx_migrations WHERE version = ? AND success = FALSE")
+                .bind(version)
+                .execute(&mut connection)
+                .await
+                .map_err(StoreError::Connect)?;
+            outcome = MIGRATIONS.run(&mut connection).await;
         }
+        outcome.map_err(StoreError::Migrate)
     }
 }

@@ -1,0 +1,12 @@
+//! Each part against the real services. `cargo xtask test integration` starts them.
+
+// A test that cannot go on should stop where it stands.
+#![allow(clippy::unwrap_used)]
+
+mod analytics;
+mod grafana;
+mod layering;
+mod outbox;
+mod producer;
+mod store;
+mod verify;

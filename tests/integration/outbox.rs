@@ -1,0 +1,289 @@
+//! What the outbox and its relay promise: nothing lost, order kept, one relay at a time.
+
+use outflow_outbox::{RelayError, Report, WriteError, write};
+use outflow_tests::{Recorder, TestShop, event, in_a_minute, long, write_event};
+use sqlx::Row;
+use std::{collections::HashMap, time::Duration};
+
+#[tokio::test]
+async fn what_is_rolled_back_leaves_no_event_and_what_is_committed_leaves_each_once() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = shop.recording_relay();
+    let mut lost = shop.begin().await;
+    write_event(&mut lost, "rolled-back", 1).await;
+    lost.rollback().await.unwrap();
+    let mut kept = shop.begin().await;
+    write_event(&mut kept, "kept", 1).await;
+    kept.commit().await.unwrap();
+
+    let report = relay.drain(in_a_minute()).await.unwrap();
+    let again = relay.drain(in_a_minute()).await.unwrap();
+
+    assert_eq!(recorder.versions(), [("kept".to_owned(), 1)]);
+    assert_eq!((report.published, report.backlog, report.gaps), (1, 0, 1));
+    assert_eq!(again.published, 0);
+}
+
+#[tokio::test]
+async fn an_id_given_before_the_position_and_committed_after_it_is_still_delivered() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = shop.recording_relay();
+    let mut slow = shop.begin().await;
+    write_event(&mut slow, "slow", 1).await;
+    for n in 0..25 {
+        let mut quick = shop.begin().await;
+        write_event(&mut quick, &format!("quick-{n}"), 1).await;
+        quick.commit().await.unwrap();
+    }
+    let first = relay.drain(in_a_minute()).await.unwrap();
+    slow.commit().await.unwrap();
+
+    let second = relay.drain(in_a_minute()).await.unwrap();
+
+    assert_eq!((first.published, first.gaps), (25, 1));
+    assert_eq!((second.published, second.gaps), (1, 0));
+    assert_eq!(recorder.versions().last(), Some(&("slow".to_owned(), 1)));
+}
+
+#[tokio::test]
+async fn a_version_1_that_commits_between_two_pages_goes_before_its_version_2() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = shop.recording_relay();
+    let mut first = shop.begin().await;
+    write_event(&mut first, "order", 1).await;
+    for n in 0..10 {
+        let mut other = shop.begin().await;
+        write_event(&mut other, &format!("other-{n}"), 1).await;
+        other.commit().await.unwrap();
+    }
+    // While the first page is on its way, version 1 commits and version 2 follows it.
+    let pool = shop.store.pool().clone();
+    let first = std::sync::Arc::new(tokio::sync::Mutex::new(Some(first)));
+    recorder
+        .during_next(move || {
+            let (pool, first) = (pool.clone(), std::sync::Arc::clone(&first));
+            async move {
+                first.lock().await.take().expect("it runs once").commit().await.unwrap();
+                let mut second = pool.begin().await.unwrap();
+                write_event(&mut second, "order", 2).await;
+                second.commit().await.unwrap();
+            }
+        })
+        .await;
+
+    relay.drain(in_a_minute()).await.unwrap();
+
+    let versions: Vec<_> =
+        recorder.versions().into_iter().filter(|(id, _)| id == "order").map(|(_, v)| v).collect();
+    assert_eq!(versions, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_gap_is_dead_only_when_no_transaction_is_left_that_could_fill_it() {
+    let shop = TestShop::start().await;
+    let recorder = Recorder::default();
+    let relay = shop.relay(recorder.clone(), 10, Duration::ZERO);
+    let mut open = shop.begin().await;
+    write_event(&mut open, "open", 1).await;
+    let mut rolled_back = shop.begin().await;
+    write_event(&mut rolled_back, "rolled-back", 1).await;
+    rolled_back.rollback().await.unwrap();
+    let mut last = shop.begin().await;
+    write_event(&mut last, "last", 1).await;
+    last.commit().await.unwrap();
+
+    let while_open = relay.drain(in_a_minute()).await.unwrap();
+    open.commit().await.unwrap();
+    let delivered = relay.drain(in_a_minute()).await.unwrap();
+    // The server tells a transaction's start to the second, so the proof may take one.
+    let mut gaps = delivered.gaps;
+    let deadline = in_a_minute();
+    while gaps > 0 && std::time::Instant::now() < deadline {
+        gaps = relay.drain(deadline).await.unwrap().gaps;
+    }
+
+    assert_eq!((while_open.published, while_open.gaps), (1, 1), "two ids in one range");
+    assert_eq!(delivered.published, 1);
+    assert_eq!(gaps, 0);
+    assert_eq!(recorder.versions(), [("last".to_owned(), 1), ("open".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn what_is_not_confirmed_stays_and_comes_again_in_order() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = shop.recording_relay();
+    for (aggregate, version) in [("a", 1), ("b", 1), ("b", 2)] {
+        let mut transaction = shop.begin().await;
+        write_event(&mut transaction, aggregate, version).await;
+        transaction.commit().await.unwrap();
+    }
+    recorder.refuse(&["b"]);
+
+    let error = relay.drain(in_a_minute()).await.unwrap_err();
+    recorder.refuse(&[]);
+    let report = relay.drain(in_a_minute()).await.unwrap();
+
+    assert!(matches!(error, RelayError::Publish { failed: 2, events: 3, position: 0, .. }), "{error}");
+    assert_eq!((report.published, report.backlog), (3, 0));
+    let versions: Vec<_> = recorder.versions().into_iter().filter(|(id, _)| id == "b").collect();
+    assert_eq!(versions, [("b".to_owned(), 1), ("b".to_owned(), 2)]);
+}
+
+#[tokio::test]
+async fn a_second_relay_keeps_out_while_the_first_one_works_and_takes_over_when_its_lease_is_over() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = shop.recording_relay();
+    let (second, second_recorder) = shop.recording_relay();
+    let mut transaction = shop.begin().await;
+    write_event(&mut transaction, "a", 1).await;
+    transaction.commit().await.unwrap();
+    let (meanwhile_tx, mut meanwhile) = tokio::sync::mpsc::unbounded_channel();
+    let other = second.clone();
+    recorder
+        .during_next(move || {
+            let (other, meanwhile_tx) = (other.clone(), meanwhile_tx.clone());
+            async move { meanwhile_tx.send(other.drain(in_a_minute()).await.unwrap()).unwrap() }
+        })
+        .await;
+
+    let first = relay.drain(in_a_minute()).await.unwrap();
+
+    assert_eq!(first.published, 1);
+    assert_eq!(meanwhile.recv().await, Some(Report { lease_held_elsewhere: true, ..Report::default() }));
+    assert!(second_recorder.published().is_empty());
+}
+
+#[tokio::test]
+async fn a_relay_that_lost_its_lease_cannot_move_the_position() {
+    let shop = TestShop::start().await;
+    let (stale, recorder) = shop.recording_relay();
+    let (fresh, fresh_recorder) = shop.recording_relay();
+    let mut transaction = shop.begin().await;
+    write_event(&mut transaction, "a", 1).await;
+    transaction.commit().await.unwrap();
+    let pool = shop.store.pool().clone();
+    recorder
+        .during_next(move || {
+            let (pool, fresh) = (pool.clone(), fresh.clone());
+            async move {
+                // As if the stale one had been frozen until its lease was over.
+                sqlx::query("UPDATE outbox_position SET lease_until = UTC_TIMESTAMP(6)")
+                    .execute(&pool)
+                    .await
+                    .unwrap();
+                assert_eq!(fresh.drain(in_a_minute()).await.unwrap().published, 1);
+            }
+        })
+        .await;
+
+    let error = stale.drain(in_a_minute()).await.unwrap_err();
+
+    assert!(matches!(error, RelayError::Fenced { .. }), "{error}");
+    assert_eq!(fresh_recorder.versions(), [("a".to_owned(), 1)]);
+    assert_eq!(shop.number("SELECT CAST(position AS SIGNED) FROM outbox_position").await, 1);
+}
+
+#[tokio::test]
+async fn outbox_status_tells_of_each_event_whether_and_when_it_was_delivered() {
+    let shop = TestShop::start().await;
+    let (relay, _recorder) = shop.recording_relay();
+    let mut open = shop.begin().await;
+    write_event(&mut open, "open", 1).await;
+    let mut done = shop.begin().await;
+    write_event(&mut done, "done", 1).await;
+    done.commit().await.unwrap();
+    relay.drain(in_a_minute()).await.unwrap();
+    open.commit().await.unwrap();
+    let mut waiting = shop.begin().await;
+    write_event(&mut waiting, "waiting", 1).await;
+    waiting.commit().await.unwrap();
+
+    let rows = sqlx::query(
+        "SELECT aggregate_id, CAST(processed AS SIGNED) AS processed, processed_at IS NOT NULL AS at FROM outbox_status ORDER BY id",
+    )
+    .fetch_all(shop.store.pool())
+    .await
+    .unwrap();
+
+    let seen: Vec<(String, i64)> =
+        rows.iter().map(|row| (row.get("aggregate_id"), row.get("processed"))).collect();
+    assert_eq!(seen, [("open".to_owned(), 0), ("done".to_owned(), 1), ("waiting".to_owned(), 0)]);
+    assert_eq!(rows[1].get::<i64, _>("at"), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_kafka_could_not_take_is_refused_when_it_is_written() {
+    let shop = TestShop::start().await;
+    let mut transaction = shop.begin().await;
+    let mut large = event("Order", "large", 1);
+    large.payload = serde_json::json!({"text": "x".repeat(outflow_outbox::MAX_EVENT_BYTES)});
+
+    let error = write(&mut transaction, &[large]).await.unwrap_err();
+
+    assert!(matches!(error, WriteError::TooLarge { .. }), "{error}");
+    assert!(error.to_string().contains("900000"), "{error}");
+    transaction.rollback().await.unwrap();
+    assert_eq!(shop.number("SELECT COUNT(*) FROM outbox").await, 0);
+}
+
+/// Writers with versions, pauses and roll-backs of all kinds, and a relay beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_concurrent_writers_nothing_is_lost_and_every_aggregate_keeps_its_order() {
+    let shop = TestShop::start().await;
+    let recorder = Recorder::default();
+    let relay = shop.relay(recorder.clone(), 20, Duration::from_secs(60));
+    let (writers, versions) = if long() { (8, 2_000) } else { (4, 150) };
+    let mut tasks = tokio::task::JoinSet::new();
+    for writer in 0..writers {
+        let pool = shop.store.pool().clone();
+        tasks.spawn(async move {
+            let aggregate = format!("aggregate-{writer}");
+            for version in 1..=versions {
+                // Every fifth is tried once in vain, which leaves a hole for ever.
+                for rolled_back in [version % 5 == 0, false].into_iter().skip(usize::from(version % 5 != 0)) {
+                    let mut transaction = pool.begin().await.unwrap();
+                    write_event(&mut transaction, &aggregate, version).await;
+                    tokio::time::sleep(Duration::from_millis(u64::from((version * 7 + writer * 3) % 11)))
+                        .await;
+                    if rolled_back {
+                        transaction.rollback().await.unwrap()
+                    } else {
+                        transaction.commit().await.unwrap()
+                    }
+                }
+            }
+        });
+    }
+    let writing = async {
+        while let Some(result) = tasks.join_next().await {
+            result.unwrap();
+        }
+    };
+    let relaying = async {
+        loop {
+            relay.drain(in_a_minute()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = writing => {}
+        () = relaying => {}
+    }
+    // The last drain was cut off, so its lease has to run out first.
+    while relay.drain(in_a_minute()).await.unwrap().lease_held_elsewhere {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let mut seen: HashMap<String, Vec<u32>> = HashMap::new();
+    for (aggregate, version) in recorder.versions() {
+        let versions = seen.entry(aggregate).or_default();
+        // A drain that was cut off publishes again; order is judged at first appearance.
+        if versions.last().is_none_or(|last| version > *last) {
+            versions.push(version);
+        }
+    }
+    assert_eq!(seen.len(), usize::try_from(writers).unwrap());
+    for (aggregate, found) in seen {
+        assert_eq!(found, (1..=versions).collect::<Vec<_>>(), "{aggregate}");
+    }
+}

@@ -1,0 +1,137 @@
+//! A shop in a database of its own.
+
+use crate::{Recorder, services};
+use outflow_domain::{Money, Order, OrderId, OrderRequest, Product, ProductId};
+use outflow_outbox::{NewEvent, Publisher, Relay, RelaySettings};
+use outflow_stack::Endpoints;
+use outflow_store::{Store, StoreError};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, MySql, MySqlConnection, Transaction};
+use std::time::{Duration, Instant};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// One test's shop: schema and database of its own on the shared server.
+#[derive(Debug)]
+pub struct TestShop {
+    pub endpoints: Endpoints,
+    pub database_url: String,
+    pub store: Store,
+}
+
+impl TestShop {
+    /// # Panics
+    /// Where the services do not run.
+    pub async fn start() -> Self {
+        let endpoints = services();
+        let database = format!("test_{}", Uuid::now_v7().simple());
+        let mut admin = MySqlConnection::connect(endpoints.admin_database_url().expose_secret())
+            .await
+            .expect("mysql answers its administrator");
+        for statement in
+            [format!("CREATE DATABASE {database}"), format!("GRANT ALL ON {database}.* TO 'outflow'@'%'")]
+        {
+            // The name is made here, of letters and digits.
+            sqlx::query(AssertSqlSafe(statement))
+                .execute(&mut admin)
+                .await
+                .expect("an administrator may do this");
+        }
+        let url = endpoints.mysql.url.expose_secret();
+        let (server, _) = url.rsplit_once('/').expect("the url names a database");
+        let database_url = format!("{server}/{database}");
+        let store = Store::new(&database_url).expect("the url is well formed");
+        store.migrate().await.expect("an empty database can be migrated");
+        Self { endpoints, database_url, store }
+    }
+
+    /// Adds a product with so many pieces.
+    ///
+    /// # Panics
+    /// Where MySQL refuses.
+    pub async fn put_product(&self, id: &str, price: &str, stock: u32) {
+        let product = Product {
+            id: ProductId::parse(id).expect("the test's id is good"),
+            name: format!("Product {id}"),
+            price: Money::from_decimal(price.parse().expect("a decimal")).expect("the test's price is money"),
+        };
+        self.store.put_product(&product, stock).await.expect("mysql takes a product");
+    }
+
+    /// Orders so many pieces of each product.
+    ///
+    /// # Errors
+    /// As the store answers.
+    ///
+    /// # Panics
+    /// Where the test asks for what no request may hold.
+    pub async fn order(&self, items: &[(&str, u32)]) -> Result<Order, StoreError> {
+        let items: Vec<_> =
+            items.iter().map(|(id, quantity)| json!({"productId": id, "quantity": quantity})).collect();
+        let body = json!({"userId": "u-1", "items": items}).to_string();
+        let request = OrderRequest::from_json(body.as_bytes()).expect("the test's order is well formed");
+        self.store
+            .create_order(OrderId(Uuid::now_v7()), &request, OffsetDateTime::now_utc(), Uuid::now_v7)
+            .await
+    }
+
+    /// A transaction that a test keeps open as long as it likes.
+    ///
+    /// # Panics
+    /// Where MySQL refuses.
+    pub async fn begin(&self) -> Transaction<'static, MySql> {
+        self.store.pool().begin().await.expect("mysql begins a transaction")
+    }
+
+    /// A relay that publishes to `publisher`, in pages of `batch_rows`, and calls a gap dead after `gap_grace`.
+    ///
+    /// # Panics
+    /// Where the settings do not fit together.
+    pub fn relay<P: Publisher>(&self, publisher: P, batch_rows: usize, gap_grace: Duration) -> Relay<P> {
+        let lease = publisher.timeout() + Duration::from_secs(2);
+        let settings = RelaySettings { batch_rows, gap_grace, lease, ..RelaySettings::default() };
+        Relay::new(&self.database_url, publisher, settings).expect("the settings fit together")
+    }
+
+    /// As [`TestShop::relay`], for a recorder, with pages of 10 and gaps that are dead after a minute.
+    pub fn recording_relay(&self) -> (Relay<Recorder>, Recorder) {
+        let recorder = Recorder::default();
+        (self.relay(recorder.clone(), 10, Duration::from_secs(60)), recorder)
+    }
+
+    /// One number.
+    ///
+    /// # Panics
+    /// Where the query does not answer one.
+    pub async fn number(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.expect("the test's query answers a number")
+    }
+}
+
+/// Writes an event of this aggregate and version.
+///
+/// # Panics
+/// Where MySQL refuses.
+pub async fn write_event(connection: &mut MySqlConnection, aggregate: &str, version: u32) {
+    outflow_outbox::write(connection, &[event("Order", aggregate, version)])
+        .await
+        .expect("mysql takes an event");
+}
+
+/// An event with nothing in it but its place.
+pub fn event(aggregate_type: &str, aggregate_id: &str, aggregate_version: u32) -> NewEvent {
+    NewEvent {
+        event_id: Uuid::now_v7(),
+        aggregate_type: aggregate_type.to_owned(),
+        aggregate_id: aggregate_id.to_owned(),
+        aggregate_version,
+        event_type: "Changed".to_owned(),
+        payload: json!({"aggregate": aggregate_id, "version": aggregate_version}),
+    }
+}
+
+/// A moment far enough away for any drain.
+pub fn in_a_minute() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
