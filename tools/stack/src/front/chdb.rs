@@ -403,13 +403,6 @@ impl Drop for InsertStream<'_> {
     }
 }
 
-/// Ends the process at once. The library's exit handlers wait two seconds for threads of theirs; with its
-/// connections closed there is nothing left for them to save.
-pub fn leave() -> ! {
-    // SAFETY: _exit takes any status and doesn't return; nothing here relies on exit handlers.
-    unsafe { nix::libc::_exit(0) }
-}
-
 fn text(message: *const c_char) -> Option<Failure> {
     if message.is_null() {
         return None;

@@ -33,6 +33,6 @@ mod session;
 mod sql;
 mod users;
 
-pub use chdb::{EngineError, leave};
+pub use chdb::EngineError;
 pub use server::{FrontSettings, serve};
 pub use users::{User, Users, UsersError};
