@@ -103,3 +103,27 @@ pub(crate) fn retry_from(work: &Work, unconfirmed: impl IntoIterator<Item = usiz
     let first = unconfirmed.into_iter().chain(work.undecided_from).min()?;
     Some(work.partition.records[first].offset)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outflow_kafka_batch as batch;
+
+    /// A partition of records 100, 101 and on.
+    fn decided(undecided_from: Option<usize>) -> Work {
+        let record =
+            |offset| batch::Record { offset, timestamp_ms: 0, key: None, value: None, headers: Vec::new() };
+        let records = (100..105).map(record).collect();
+        let partition = Partition { topic: "order.events".to_owned(), partition: 0, records };
+        Work { partition, produce: Vec::new(), undecided_from, skipped: 0, rejected: 0 }
+    }
+
+    #[test]
+    fn a_partition_comes_again_from_its_first_record_that_is_not_done() {
+        assert_eq!(retry_from(&decided(None), []), None);
+        assert_eq!(retry_from(&decided(None), [3, 1]), Some(101));
+        assert_eq!(retry_from(&decided(Some(2)), []), Some(102));
+        assert_eq!(retry_from(&decided(Some(2)), [4]), Some(102));
+        assert_eq!(retry_from(&decided(Some(2)), [0]), Some(100));
+    }
+}
