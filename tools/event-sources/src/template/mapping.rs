@@ -60,6 +60,15 @@ pub struct Mapping {
     pub on_failure: Option<String>,
 }
 
+/// What a mapping may ask for and is not done here: its records arrive unfiltered and as they are.
+const NOT_PLAYED: [&str; 3] = ["FilterCriteria", "SchemaRegistryConfig", "StartingPositionTimestamp"];
+
+/// The fields of a mapping that are read and not played, one line each.
+pub(super) fn notes(fields: &Fields<'_>) -> impl Iterator<Item = String> {
+    let asked = NOT_PLAYED.into_iter().filter(|field| fields.get(field).is_some());
+    asked.map(|field| format!("{}: {field} is not played", fields.resource))
+}
+
 /// A SAM event. It may name several topics; Lambda takes one a mapping, and so each becomes one.
 pub(super) fn from_event(
     function: &str,

@@ -133,16 +133,12 @@ impl Template {
                         "ScheduleV2" => {
                             self.schedule(schedule::from_event(&function, &properties, "ScheduleExpression")?)
                         }
-                        "MSK" => self.mappings.extend(mapping::from_event(
-                            &function,
-                            &properties,
-                            EventSource::Msk,
-                        )?),
-                        "SelfManagedKafka" => self.mappings.extend(mapping::from_event(
-                            &function,
-                            &properties,
-                            EventSource::SelfManaged,
-                        )?),
+                        kind @ ("MSK" | "SelfManagedKafka") => {
+                            let source =
+                                if kind == "MSK" { EventSource::Msk } else { EventSource::SelfManaged };
+                            self.notes.extend(mapping::notes(&properties));
+                            self.mappings.extend(mapping::from_event(&function, &properties, source)?);
+                        }
                         // HTTP reaches the functions without us.
                         "HttpApi" | "Api" => {}
                         other => {
@@ -158,7 +154,10 @@ impl Template {
                     properties.problem("FunctionName", format!("{target:?} is no function of this template"))
                 })?;
                 match mapping::from_resource(&function, &properties)? {
-                    Some(mapping) => self.mappings.push(mapping),
+                    Some(mapping) => {
+                        self.notes.extend(mapping::notes(&properties));
+                        self.mappings.push(mapping);
+                    }
                     None => self.notes.push(format!("{logical_id}: only Kafka event sources are played")),
                 }
             }

@@ -59,7 +59,7 @@ Resources:
     Properties:
       CodeUri: functions/load-rows/
       Events:
-        Rows: { Type: MSK, Properties: { Stream: !Ref Cluster, Topics: [rows] } }
+        Rows: { Type: MSK, Properties: { Stream: !Ref Cluster, Topics: [rows], FilterCriteria: { Filters: [] } } }
         Other: { Type: SQS, Properties: {} }
 ",
     )
@@ -86,6 +86,7 @@ Resources:
             ],
             [
                 "Load.Events.Other: SQS is not played",
+                "Load.Events.Rows: FilterCriteria is not played",
             ],
         )
     "#]]
