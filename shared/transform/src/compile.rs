@@ -43,7 +43,7 @@ pub fn build_guest(transforms: &Path, name: &str) -> Result<PathBuf, CompileErro
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(&transforms)
-        .args(["build", "--quiet", "--locked", "--release", "--target", TARGET, "--package", name])
+        .args(["build", "--quiet", "--release", "--target", TARGET, "--package", name])
         .arg("--target-dir")
         .arg(&target)
         .env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(&transforms))
