@@ -101,6 +101,12 @@ impl Compared {
         self.load([&row]).await;
     }
 
+    /// Drops the figures: their views would go on refreshing every minute.
+    async fn finish(self) {
+        let drop = format!("DROP DATABASE {}", self.clickhouse.database);
+        xtask::figures::query(&self.clickhouse, &drop).await.expect("clickhouse drops it");
+    }
+
     async fn verify(&self, range: &[&str]) -> (i32, Value) {
         let args = [&["verify", "--json", "-"], range].concat();
         let (code, text) = self.outflow.try_run(&args).await.expect("outflow verify can run");
@@ -122,6 +128,7 @@ async fn equal_sides_are_found_equal() {
     assert_eq!(report["cells_wrong"], 0);
     // Table and views by hour and status, hours, days: four at least.
     assert!(report["cells_checked"].as_u64().is_some_and(|cells| cells >= 4), "{report}");
+    compared.finish().await;
 }
 
 #[tokio::test]
@@ -162,6 +169,7 @@ async fn every_planted_difference_is_found_with_both_sides() {
     assert_eq!(of(1)["mysql"]["total_amount"], of(2)["clickhouse"]["total_amount"]);
     assert_eq!(of(3)["mysql"]["status"], "COMPLETED");
     assert_ne!(of(4)["mysql"]["created_at"], of(4)["clickhouse"]["created_at"]);
+    compared.finish().await;
 }
 
 #[tokio::test]
@@ -178,4 +186,5 @@ async fn a_range_looks_at_its_own_orders_alone() {
     let error =
         compared.outflow.try_run(&["verify", "--from", "yesterday"]).await.expect_err("it is no time");
     assert!(format!("{error:#}").contains("--from"), "{error:#}");
+    compared.finish().await;
 }

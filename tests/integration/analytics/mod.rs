@@ -1,272 +1,24 @@
 //! Figures in ClickHouse: exact whatever was duplicated, reordered, replayed or changed later, from every path.
 
-use outflow_analytics::{
-    Amount, CellFigures, Config, OrdersAnalyticsRow, Reader, Schema, Source, Sum, TimeRange, Timestamp,
-    Writer, blocks,
-};
-use outflow_stack::Clickhouse;
+mod figures;
+mod orders;
+
+use figures::Figures;
+use orders::Shop;
+use outflow_analytics::{Amount, Config, OrdersAnalyticsRow, Sum, Timestamp, Writer, blocks};
 use outflow_telemetry::ErrorKind;
-use outflow_tests::services;
 use secrecy::SecretString;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
-use uuid::Uuid;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 /// 2026-11-01 00:00 UTC, a day on which clocks go back in North America.
 const DAY: i64 = 1_793_491_200_000;
-
-/// A database of its own, and every way into it.
-struct Figures {
-    clickhouse: Clickhouse,
-    config: Config,
-    schema: Schema,
-    writer: Writer,
-    reader: Reader,
-}
-
-impl Figures {
-    async fn start(time_zone: &str) -> Self {
-        let mut clickhouse = server();
-        clickhouse.database = format!("test_{}", Uuid::now_v7().simple());
-        let config = Config {
-            clickhouse_url: clickhouse.url.clone(),
-            clickhouse_user: clickhouse.user.clone(),
-            clickhouse_password: clickhouse.password.clone(),
-            clickhouse_database: clickhouse.database.clone(),
-        };
-        let schema = Schema::new(&config).expect("the name is an identifier");
-        schema.apply(Some(time_zone)).await.expect("an empty server can be migrated");
-        let writer = Writer::new(&config).expect("the configuration is good");
-        let reader = Reader::new(&config).expect("the configuration is good");
-        Self { clickhouse, config, schema, writer, reader }
-    }
-
-    async fn query(&self, sql: &str) -> Vec<Value> {
-        xtask::figures::query(&self.clickhouse, sql).await.expect("clickhouse answers")
-    }
-
-    async fn number(&self, sql: &str) -> u64 {
-        let rows = self.query(&format!("SELECT toUInt64(({sql})) AS n")).await;
-        xtask::figures::number(&rows[0], "n").expect("it is a number")
-    }
-
-    async fn insert<'a>(&self, rows: impl IntoIterator<Item = &'a OrdersAnalyticsRow>) {
-        self.writer.insert_block(rows, LIMIT).await.expect("clickhouse takes a block");
-    }
-
-    /// As though all that happened so far had happened an hour earlier.
-    async fn age(&self) {
-        for (table, time) in [("slot_changes", "changed_at"), ("sales_history", "computed_at")] {
-            for statement in [
-                format!("CREATE TABLE aged AS {table}"),
-                format!(
-                    "INSERT INTO aged SELECT * REPLACE ({time} - INTERVAL 1 HOUR AS {time}) FROM {table}"
-                ),
-                format!("TRUNCATE TABLE {table}"),
-                format!("INSERT INTO {table} SELECT * FROM aged"),
-                "DROP TABLE aged".to_owned(),
-            ] {
-                self.query(&statement).await;
-            }
-        }
-    }
-
-    /// Three seconds instead of ten minutes.
-    async fn shorten_slack(&self) {
-        let rows = self.query("SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = 'stale_slots'").await;
-        let select = rows[0]["as_select"].as_str().expect("a view has a text");
-        assert!(select.contains("toIntervalMinute(10)"), "{select}");
-        let shorter = select.replace("toIntervalMinute(10)", "toIntervalSecond(3)");
-        self.query(&format!("CREATE OR REPLACE VIEW stale_slots AS {shorter}")).await;
-    }
-
-    /// From now on all quarters are served from history.
-    async fn settle(&self) {
-        self.age().await;
-        self.reader.refresh().await.expect("the history can be refreshed");
-        assert_eq!(self.number("SELECT count() FROM stale_slots").await, 0);
-    }
-
-    /// Holds every path to the figures against the orders; returns the cells compared.
-    async fn check(&self, shop: &Shop) -> usize {
-        let range = TimeRange {
-            from: Timestamp::from_millis(DAY - 40 * DAY_MS),
-            to: Timestamp::from_millis(DAY + 2 * DAY_MS),
-        };
-        let truth = shop.cells();
-        for source in [Source::Table, Source::Served] {
-            let found = self.reader.cells(source, range).await.expect("clickhouse answers");
-            assert_eq!(found, truth, "{source:?}");
-        }
-        let mut hours = 0;
-        for row in self.reader.hours(range).await.expect("clickhouse answers") {
-            let cells: Vec<_> = truth.iter().filter(|cell| cell.hour == row.hour).collect();
-            assert_eq!(row.placed, cells.iter().map(|cell| cell.orders).sum::<u64>());
-            let counted: Vec<_> = cells.iter().filter(|cell| cell.status != "CANCELLED").collect();
-            assert_eq!(row.order_count, counted.iter().map(|cell| cell.orders).sum::<u64>());
-            assert_eq!(
-                row.total_revenue.cents(),
-                counted.iter().map(|cell| cell.revenue.cents()).sum::<i128>()
-            );
-            hours += 1;
-        }
-        let days = self.reader.days(0, u16::MAX).await.expect("clickhouse answers");
-        let by_day = shop.days();
-        assert_eq!(days.len(), by_day.len());
-        for (row, (day, (orders, cents))) in days.iter().zip(by_day) {
-            assert_eq!(
-                (i64::from(row.day), row.order_count, row.total_revenue.cents()),
-                (day, orders, cents)
-            );
-            let average = (orders > 0).then(|| (2 * cents + i128::from(orders)) / (2 * i128::from(orders)));
-            assert_eq!(row.average.map(Sum::cents), average, "average of {cents} cents over {orders}");
-        }
-        2 * truth.len() + hours + days.len()
-    }
-}
-
-/// The stack's, or the one that the environment names as it does for the functions.
-fn server() -> Clickhouse {
-    match outflow_telemetry::config::from_env::<Config>() {
-        Ok(config) => Clickhouse {
-            url: config.clickhouse_url,
-            database: config.clickhouse_database,
-            user: config.clickhouse_user,
-            password: config.clickhouse_password,
-            reader: None,
-        },
-        Err(_not_named) => services().clickhouse,
-    }
-}
-
-/// Numbers that are the same in every run (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, usize::try_from(self.below(last as u64 + 1)).expect("it is an index"));
-        }
-    }
-}
-
-/// Orders and all that happened to them, with the shop's clock as its offset from UTC.
-struct Shop {
-    random: Random,
-    offset_ms: fn(i64) -> i64,
-    /// The newest version of each order, by id.
-    newest: BTreeMap<Uuid, OrdersAnalyticsRow>,
-}
-
-impl Shop {
-    fn new(offset_ms: fn(i64) -> i64) -> Self {
-        Self { random: Random(20_261_123), offset_ms, newest: BTreeMap::new() }
-    }
-
-    fn place(&mut self, created: i64) -> OrdersAnalyticsRow {
-        let at = Timestamp::from_millis(created);
-        let row = OrdersAnalyticsRow {
-            order_id: Uuid::from_u128(
-                (u128::from(self.random.below(u64::MAX)) << 64) | self.newest.len() as u128,
-            ),
-            order_date: at,
-            user_id: "u-1".to_owned(),
-            status: "PENDING".to_owned(),
-            total_amount: Amount::from_cents(
-                i64::try_from(1 + self.random.below(99_999)).expect("it is small"),
-            ),
-            item_count: 1,
-            quantity: 1,
-            order_band: "all".to_owned(),
-            version: 1 << 24,
-            is_deleted: 0,
-            event_id: Uuid::now_v7(),
-            transform_digest: "d1".to_owned(),
-            occurred_at: at,
-            relayed_at: at,
-            transformed_at: at,
-        };
-        self.newest.insert(row.order_id, row.clone());
-        row
-    }
-
-    /// The order's next version.
-    fn change(&mut self, id: Uuid, change: impl FnOnce(&mut OrdersAnalyticsRow)) -> OrdersAnalyticsRow {
-        let row = self.newest.get_mut(&id).expect("the order is known");
-        row.version += 1 << 24;
-        change(row);
-        row.clone()
-    }
-
-    fn close(&mut self, id: Uuid) -> OrdersAnalyticsRow {
-        let status = if self.random.below(4) == 0 { "CANCELLED" } else { "COMPLETED" };
-        self.change(id, |row| status.clone_into(&mut row.status))
-    }
-
-    fn ids(&self) -> Vec<Uuid> {
-        self.newest.keys().copied().collect()
-    }
-
-    fn counted(&self) -> impl Iterator<Item = &OrdersAnalyticsRow> {
-        self.newest.values().filter(|row| row.is_deleted == 0)
-    }
-
-    /// By hour and status, ascending.
-    fn cells(&self) -> Vec<CellFigures> {
-        let mut cells: BTreeMap<(i64, &str), (u64, Sum)> = BTreeMap::new();
-        for row in self.counted() {
-            let at = row.order_date.millis();
-            let offset = (self.offset_ms)(at);
-            let hour = (at + offset).div_euclid(HOUR_MS) * HOUR_MS - offset;
-            let cell = cells.entry((hour / 1000, &row.status)).or_default();
-            cell.0 += 1;
-            cell.1 += row.total_amount;
-        }
-        let figures = cells.into_iter().map(|((hour, status), (orders, revenue))| CellFigures {
-            hour: u32::try_from(hour).expect("it is after 1970"),
-            status: status.to_owned(),
-            orders,
-            revenue,
-        });
-        figures.collect()
-    }
-
-    /// Orders that aren't cancelled and their cents, by local day.
-    fn days(&self) -> BTreeMap<i64, (u64, i128)> {
-        let mut days: BTreeMap<i64, (u64, i128)> = BTreeMap::new();
-        for row in self.counted() {
-            let at = row.order_date.millis();
-            let day = days.entry((at + (self.offset_ms)(at)).div_euclid(DAY_MS)).or_default();
-            if row.status != "CANCELLED" {
-                day.0 += 1;
-                day.1 += i128::from(row.total_amount.cents());
-            }
-        }
-        days
-    }
-
-    /// A day of 2,000 orders and 3,981 events.
-    fn a_day_of_orders(&mut self) -> Vec<OrdersAnalyticsRow> {
-        let mut events: Vec<_> = (0..2_000).map(|n| self.place(DAY + n * DAY_MS / 2_000)).collect();
-        let ids: Vec<Uuid> = events.iter().map(|row| row.order_id).take(1_981).collect();
-        events.extend(ids.into_iter().map(|id| self.close(id)));
-        events
-    }
-}
 
 fn utc(_at: i64) -> i64 {
     0
@@ -321,6 +73,7 @@ async fn a_day_is_exact(zone: &str, offset_ms: fn(i64) -> i64) {
     figures.check(&shop).await;
     figures.settle().await;
     figures.check(&shop).await;
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -358,6 +111,7 @@ async fn a_tombstone_takes_its_order_out_of_every_figure() {
     // A late delivery doesn't bring it back.
     figures.insert(&rows).await;
     figures.check(&shop).await;
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -379,6 +133,7 @@ async fn status_changes_weeks_later_move_the_hour_in_which_the_order_was_placed(
         100,
         "only changed quarters are read live"
     );
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -427,6 +182,7 @@ async fn figures_stand_still_while_orders_change_and_history_is_refreshed() {
     };
     let ((), stale, reads) = tokio::join!(changes, refreshes, readers);
     assert!(reads > 20 && stale.len() > 1, "{reads} reads, quarters read live: {stale:?}");
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -481,6 +237,7 @@ async fn the_two_queries_people_use_are_right_to_the_cent() {
         assert_eq!(found, hours);
         break;
     }
+    figures.finish().await;
 }
 
 fn cents_of(value: &Value) -> i128 {
@@ -504,6 +261,7 @@ async fn a_block_over_more_than_a_hundred_months_is_split() {
     }
     assert_eq!(figures.number("SELECT count() FROM orders_analytics FINAL").await, 150);
     assert_eq!(figures.number("SELECT sum(placed) FROM daily_sales_mv").await, 150);
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -521,6 +279,7 @@ async fn a_row_that_the_table_cannot_hold_is_the_rows_fault() {
         0,
         "a block is whole or not there"
     );
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -541,6 +300,7 @@ async fn a_server_that_is_away_is_tried_again_and_a_wrong_password_is_not() {
         let error = writer.insert_block([&row], LIMIT).await.expect_err("it cannot be inserted");
         assert_eq!(error.kind(), kind, "{error:?}");
     }
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -559,6 +319,7 @@ async fn migrations_run_once_and_follow_the_shops_time_zone() {
 
     let error = figures.schema.apply(Some("Mars/Olympus'); DROP")).await.expect_err("no such zone");
     assert!(error.to_string().contains("IANA"), "{error}");
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -575,6 +336,7 @@ async fn a_migration_that_was_changed_after_it_ran_is_refused_by_name() {
 
     assert_eq!(error.kind(), ErrorKind::Bug);
     assert!(error.to_string().contains("0002_orders_analytics"), "{error}");
+    figures.finish().await;
 }
 
 #[tokio::test]
@@ -590,4 +352,5 @@ async fn the_rows_fields_are_the_tables_columns_in_order() {
     assert!(places.iter().all(Option::is_some), "{names:?} {row}");
     assert!(places.is_sorted(), "{names:?} {row}");
     assert_eq!(row.matches("\":").count(), names.len());
+    figures.finish().await;
 }

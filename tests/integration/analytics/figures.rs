@@ -1,0 +1,139 @@
+//! A database of figures of its own, and what is asked of it.
+
+use super::{DAY, DAY_MS, LIMIT, orders::Shop};
+use outflow_analytics::{
+    Config, OrdersAnalyticsRow, Reader, Schema, Source, Sum, TimeRange, Timestamp, Writer,
+};
+use outflow_stack::Clickhouse;
+use outflow_tests::services;
+use serde_json::Value;
+use uuid::Uuid;
+
+/// A database of its own, and every way into it.
+pub(super) struct Figures {
+    pub(super) clickhouse: Clickhouse,
+    pub(super) config: Config,
+    pub(super) schema: Schema,
+    pub(super) writer: Writer,
+    pub(super) reader: Reader,
+}
+
+impl Figures {
+    pub(super) async fn start(time_zone: &str) -> Self {
+        let mut clickhouse = server();
+        clickhouse.database = format!("test_{}", Uuid::now_v7().simple());
+        let config = Config {
+            clickhouse_url: clickhouse.url.clone(),
+            clickhouse_user: clickhouse.user.clone(),
+            clickhouse_password: clickhouse.password.clone(),
+            clickhouse_database: clickhouse.database.clone(),
+        };
+        let schema = Schema::new(&config).expect("the name is an identifier");
+        schema.apply(Some(time_zone)).await.expect("an empty server can be migrated");
+        let writer = Writer::new(&config).expect("the configuration is good");
+        let reader = Reader::new(&config).expect("the configuration is good");
+        Self { clickhouse, config, schema, writer, reader }
+    }
+
+    pub(super) async fn query(&self, sql: &str) -> Vec<Value> {
+        xtask::figures::query(&self.clickhouse, sql).await.expect("clickhouse answers")
+    }
+
+    /// Drops the database: its views would go on refreshing every minute.
+    pub(super) async fn finish(self) {
+        self.query(&format!("DROP DATABASE {}", self.clickhouse.database)).await;
+    }
+
+    pub(super) async fn number(&self, sql: &str) -> u64 {
+        let rows = self.query(&format!("SELECT toUInt64(({sql})) AS n")).await;
+        xtask::figures::number(&rows[0], "n").expect("it is a number")
+    }
+
+    pub(super) async fn insert<'a>(&self, rows: impl IntoIterator<Item = &'a OrdersAnalyticsRow>) {
+        self.writer.insert_block(rows, LIMIT).await.expect("clickhouse takes a block");
+    }
+
+    /// As though all that happened so far had happened an hour earlier.
+    pub(super) async fn age(&self) {
+        for (table, time) in [("slot_changes", "changed_at"), ("sales_history", "computed_at")] {
+            for statement in [
+                format!("CREATE TABLE aged AS {table}"),
+                format!(
+                    "INSERT INTO aged SELECT * REPLACE ({time} - INTERVAL 1 HOUR AS {time}) FROM {table}"
+                ),
+                format!("TRUNCATE TABLE {table}"),
+                format!("INSERT INTO {table} SELECT * FROM aged"),
+                "DROP TABLE aged".to_owned(),
+            ] {
+                self.query(&statement).await;
+            }
+        }
+    }
+
+    /// Three seconds instead of ten minutes.
+    pub(super) async fn shorten_slack(&self) {
+        let rows = self.query("SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = 'stale_slots'").await;
+        let select = rows[0]["as_select"].as_str().expect("a view has a text");
+        assert!(select.contains("toIntervalMinute(10)"), "{select}");
+        let shorter = select.replace("toIntervalMinute(10)", "toIntervalSecond(3)");
+        self.query(&format!("CREATE OR REPLACE VIEW stale_slots AS {shorter}")).await;
+    }
+
+    /// From now on all quarters are served from history.
+    pub(super) async fn settle(&self) {
+        self.age().await;
+        self.reader.refresh().await.expect("the history can be refreshed");
+        assert_eq!(self.number("SELECT count() FROM stale_slots").await, 0);
+    }
+
+    /// Holds every path to the figures against the orders; returns the cells compared.
+    pub(super) async fn check(&self, shop: &Shop) -> usize {
+        let range = TimeRange {
+            from: Timestamp::from_millis(DAY - 40 * DAY_MS),
+            to: Timestamp::from_millis(DAY + 2 * DAY_MS),
+        };
+        let truth = shop.cells();
+        for source in [Source::Table, Source::Served] {
+            let found = self.reader.cells(source, range).await.expect("clickhouse answers");
+            assert_eq!(found, truth, "{source:?}");
+        }
+        let mut hours = 0;
+        for row in self.reader.hours(range).await.expect("clickhouse answers") {
+            let cells: Vec<_> = truth.iter().filter(|cell| cell.hour == row.hour).collect();
+            assert_eq!(row.placed, cells.iter().map(|cell| cell.orders).sum::<u64>());
+            let counted: Vec<_> = cells.iter().filter(|cell| cell.status != "CANCELLED").collect();
+            assert_eq!(row.order_count, counted.iter().map(|cell| cell.orders).sum::<u64>());
+            assert_eq!(
+                row.total_revenue.cents(),
+                counted.iter().map(|cell| cell.revenue.cents()).sum::<i128>()
+            );
+            hours += 1;
+        }
+        let days = self.reader.days(0, u16::MAX).await.expect("clickhouse answers");
+        let by_day = shop.days();
+        assert_eq!(days.len(), by_day.len());
+        for (row, (day, (orders, cents))) in days.iter().zip(by_day) {
+            assert_eq!(
+                (i64::from(row.day), row.order_count, row.total_revenue.cents()),
+                (day, orders, cents)
+            );
+            let average = (orders > 0).then(|| (2 * cents + i128::from(orders)) / (2 * i128::from(orders)));
+            assert_eq!(row.average.map(Sum::cents), average, "average of {cents} cents over {orders}");
+        }
+        2 * truth.len() + hours + days.len()
+    }
+}
+
+/// The stack's, or the one that the environment names as it does for the functions.
+fn server() -> Clickhouse {
+    match outflow_telemetry::config::from_env::<Config>() {
+        Ok(config) => Clickhouse {
+            url: config.clickhouse_url,
+            database: config.clickhouse_database,
+            user: config.clickhouse_user,
+            password: config.clickhouse_password,
+            reader: None,
+        },
+        Err(_not_named) => services().clickhouse,
+    }
+}
