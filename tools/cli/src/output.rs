@@ -37,7 +37,11 @@ pub(crate) struct Json {
 impl Json {
     /// Writes the result for machines, where one is asked for, and prints the line for people where stdout
     /// isn't taken by the JSON.
-    pub(crate) fn report(&self, result: &impl Serialize, for_people: impl std::fmt::Display) -> anyhow::Result<()> {
+    pub(crate) fn report(
+        &self,
+        result: &impl Serialize,
+        for_people: impl std::fmt::Display,
+    ) -> anyhow::Result<()> {
         let mut stdout = std::io::stdout().lock();
         match self.file.as_deref() {
             Some(file) if file == Path::new("-") => {
