@@ -73,7 +73,7 @@ impl Options {
             kafka: kafka.to_owned(),
             listen: None,
             backoff: Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) },
-            first_timeout: Duration::from_secs(15),
+            first_timeout: Duration::from_secs(5),
             async_retry_delay: Duration::from_secs(1),
         }
     }

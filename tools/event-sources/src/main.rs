@@ -3,7 +3,9 @@
 use anyhow::Context;
 use clap::Parser;
 use outflow_event_sources::{EventSources, Options};
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +38,7 @@ struct Args {
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_backoff_ms: u64,
     /// How long to wait for a first answer, seconds; doubles up to the function's timeout while none comes
-    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     first_timeout_s: u64,
     /// Log as JSON lines
     #[arg(long)]
@@ -52,7 +54,10 @@ fn parameter(text: &str) -> Result<(String, String), String> {
 async fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if args.json {
         log.json().init();
     } else {
