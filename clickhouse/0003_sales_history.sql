@@ -31,7 +31,8 @@ ORDER BY slot;
 
 -- Quarters whose history can't be trusted: never computed, or changed at or after their mark less a slack.
 -- The slack of ten minutes is longer than an insert takes between stamping loaded_at and being visible, and
--- than a clock is set back in practice.
+-- than a clock is set back in practice. A mark counts from 30 seconds on: by then every query that runs can
+-- see the row it stands in.
 CREATE OR REPLACE VIEW ${database}.stale_slots AS
 SELECT slot
 FROM
@@ -42,12 +43,14 @@ FROM
         SELECT slot, changed_at, toDateTime64(0, 3, 'UTC') AS computed_at FROM ${database}.slot_changes
         UNION ALL
         SELECT slot, toDateTime64(0, 3, 'UTC') AS changed_at, computed_at FROM ${database}.sales_history
+        WHERE computed_at <= now64(3, 'UTC') - INTERVAL 30 SECOND
     )
     GROUP BY slot
 )
 WHERE changed >= computed - INTERVAL 10 MINUTE;
 
--- Today's truth of the stale quarters: one row each, empty where nothing is left.
+-- The present sums of the stale quarters: one row each, empty where nothing is left. The stale quarters are
+-- asked for once, above the union: asked for in each half, they could differ by what arrives in between.
 CREATE OR REPLACE VIEW ${database}.stale_slot_sales AS
 SELECT
     slot,
@@ -56,20 +59,21 @@ SELECT
     groupArrayIf(revenue, orders > 0) AS revenues
 FROM
 (
-    SELECT
-        toStartOfFifteenMinutes(order_date) AS slot,
-        status,
-        count() AS orders,
-        sum(total_amount) AS revenue
-    FROM ${database}.orders_analytics FINAL
-    WHERE toStartOfFifteenMinutes(order_date) IN (SELECT slot FROM ${database}.stale_slots)
+    SELECT slot, status, sum(order) AS orders, sum(amount) AS revenue
+    FROM
+    (
+        SELECT toStartOfFifteenMinutes(order_date) AS slot, status, 1 AS order, total_amount AS amount
+        FROM ${database}.orders_analytics FINAL
+        UNION ALL
+        SELECT slot, '' AS status, 0 AS order, toDecimal64(0, 2) AS amount FROM ${database}.slot_changes
+    )
+    WHERE slot IN (SELECT slot FROM ${database}.stale_slots)
     GROUP BY slot, status
-    UNION ALL
-    SELECT slot, '' AS status, 0 AS orders, toDecimal128(0, 2) AS revenue FROM ${database}.stale_slots
 )
 GROUP BY slot;
 
 -- Only stale quarters are computed again: the cost follows what changed, not how much history there is.
+-- APPEND leaves other quarters alone; the newest mark of a quarter wins.
 CREATE MATERIALIZED VIEW IF NOT EXISTS ${database}.sales_history_refresh
 REFRESH EVERY 1 MINUTE APPEND TO ${database}.sales_history AS
 SELECT slot, now64(3, 'UTC') AS computed_at, statuses, counts, revenues

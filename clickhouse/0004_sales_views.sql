@@ -5,23 +5,30 @@
 -- or cancelled: an order that is cancelled a week later leaves the hour it had been placed in.
 -- order_count, total_revenue and avg_order_value count orders that aren't cancelled; placed counts all.
 
--- Each quarter once: from today's truth where it is stale, else from history.
+-- Each quarter once: from history, or order by order as it stands now where history is stale.
+-- The stale quarters are asked for in one place, above the union, and so once a query: asked for in each half,
+-- a quarter that changes in between would be in both halves or in none. Both conditions go down into both
+-- halves: in the live half the first chooses by the sorting key and the second is always true, in the other
+-- half it is the other way round. The epoch, which is no order's quarter, is what makes them so.
 CREATE OR REPLACE VIEW ${database}.slot_sales AS
-SELECT slot, cell.1 AS status, cell.2 AS orders, cell.3 AS revenue
+SELECT slot, status, orders, revenue
 FROM
 (
-    SELECT slot, argMax(arrayZip(statuses, counts, revenues), computed_at) AS cells
-    FROM
-    (
-        SELECT slot, computed_at, statuses, counts, revenues FROM ${database}.sales_history
-        UNION ALL
-        -- A mark that no refresh reaches.
-        SELECT slot, toDateTime64('2200-01-01 00:00:00.000', 3, 'UTC') AS computed_at, statuses, counts, revenues
-        FROM ${database}.stale_slot_sales
-    )
-    GROUP BY slot
+    SELECT
+        toStartOfFifteenMinutes(order_date) AS slot,
+        status,
+        toUInt64(1) AS orders,
+        toDecimal128(total_amount, 2) AS revenue,
+        slot AS stale_slot,
+        toDateTime(1, 'UTC') AS settled_slot
+    FROM ${database}.orders_analytics FINAL
+    UNION ALL
+    SELECT slot, status, orders, revenue, toDateTime(0, 'UTC') AS stale_slot, slot AS settled_slot
+    FROM ${database}.sales_history FINAL
+    ARRAY JOIN statuses AS status, counts AS orders, revenues AS revenue
 )
-ARRAY JOIN cells AS cell;
+WHERE stale_slot IN (SELECT slot FROM ${database}.stale_slots UNION ALL SELECT toDateTime(0, 'UTC'))
+    AND settled_slot NOT IN (SELECT slot FROM ${database}.stale_slots UNION ALL SELECT toDateTime(0, 'UTC'));
 
 CREATE OR REPLACE VIEW ${database}.hourly_sales_by_status AS
 SELECT

@@ -53,14 +53,12 @@ impl Figures {
         self.writer.insert_block(rows, LIMIT).await.expect("clickhouse takes a block");
     }
 
-    /// As though all that happened so far had happened an hour earlier.
-    pub(super) async fn age(&self) {
+    /// As though all that happened so far had happened earlier.
+    async fn age(&self, by: &str) {
         for (table, time) in [("slot_changes", "changed_at"), ("sales_history", "computed_at")] {
             for statement in [
                 format!("CREATE TABLE aged AS {table}"),
-                format!(
-                    "INSERT INTO aged SELECT * REPLACE ({time} - INTERVAL 1 HOUR AS {time}) FROM {table}"
-                ),
+                format!("INSERT INTO aged SELECT * REPLACE ({time} - INTERVAL {by} AS {time}) FROM {table}"),
                 format!("TRUNCATE TABLE {table}"),
                 format!("INSERT INTO {table} SELECT * FROM aged"),
                 "DROP TABLE aged".to_owned(),
@@ -70,19 +68,27 @@ impl Figures {
         }
     }
 
-    /// Three seconds instead of ten minutes.
-    pub(super) async fn shorten_slack(&self) {
-        let rows = self.query("SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = 'stale_slots'").await;
-        let select = rows[0]["as_select"].as_str().expect("a view has a text");
-        assert!(select.contains("toIntervalMinute(10)"), "{select}");
-        let shorter = select.replace("toIntervalMinute(10)", "toIntervalSecond(3)");
-        self.query(&format!("CREATE OR REPLACE VIEW stale_slots AS {shorter}")).await;
+    /// No slack instead of ten minutes, and marks that count after half a second: fit for sums that never change.
+    pub(super) async fn hurry(&self) {
+        let rows = self
+            .query("SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = 'stale_slots'")
+            .await;
+        let mut select = rows[0]["as_select"].as_str().expect("a view has a text").to_owned();
+        for (long, short) in [
+            ("toIntervalMinute(10)", "toIntervalSecond(0)"),
+            ("toIntervalSecond(30)", "toIntervalMillisecond(500)"),
+        ] {
+            assert!(select.contains(long), "{select}");
+            select = select.replace(long, short);
+        }
+        self.query(&format!("CREATE OR REPLACE VIEW stale_slots AS {select}")).await;
     }
 
     /// From now on all quarters are served from history.
     pub(super) async fn settle(&self) {
-        self.age().await;
+        self.age("1 HOUR").await;
         self.reader.refresh().await.expect("the history can be refreshed");
+        self.age("1 MINUTE").await;
         assert_eq!(self.number("SELECT count() FROM stale_slots").await, 0);
     }
 

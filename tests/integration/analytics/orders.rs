@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Numbers that are the same in every run (splitmix64).
-pub(super) struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
     pub(super) fn below(&mut self, limit: u64) -> u64 {
@@ -17,9 +17,13 @@ impl Random {
         (z ^ (z >> 31)) % limit
     }
 
+    pub(super) fn index(&mut self, limit: usize) -> usize {
+        usize::try_from(self.below(limit as u64)).expect("it is below an index")
+    }
+
     pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
-            items.swap(last, usize::try_from(self.below(last as u64 + 1)).expect("it is an index"));
+            items.swap(last, self.index(last + 1));
         }
     }
 }
