@@ -242,7 +242,14 @@ fn launch_emulator(settings: &SystemSettings, cargo_lambda: &Path, port: u16) ->
     for (name, value) in &settings.env {
         launch = launch.env(name, value);
     }
+    launch = launch.env(&runner_variable(), workspace_root().join("tools/stack/supervise.sh"));
     run(launch, settings.state.join("logs/functions.log"))
+}
+
+/// The variable by which cargo starts a program through another one, for the target that this was built for.
+fn runner_variable() -> String {
+    let system = if cfg!(target_os = "macos") { "APPLE_DARWIN" } else { "UNKNOWN_LINUX_GNU" };
+    format!("CARGO_TARGET_{}_{system}_RUNNER", std::env::consts::ARCH.to_uppercase())
 }
 
 fn launch_event_sources(

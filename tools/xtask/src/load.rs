@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// Customers who order at the same moment. The emulator queues 100 requests for a function and stalls beyond.
 pub const CUSTOMERS: usize = 8;
-/// A function that is compiled at its first request needs patience; one that hangs must not take for ever.
-const TIMEOUT: Duration = Duration::from_secs(120);
+/// A first request starts its function, which takes seconds; one whose function dies is never answered.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Tries of one order while a service is away.
 const TRIES: u32 = 60;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
