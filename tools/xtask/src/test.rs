@@ -27,7 +27,7 @@ pub(crate) struct TestArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Suite {
-    /// Formatting, lints, licences
+    /// Formatting and lints
     Lint,
     /// What needs no service
     Unit,
@@ -120,10 +120,13 @@ async fn run_suite(
     totals: &mut Totals,
 ) -> anyhow::Result<bool> {
     let mut env = Vec::new();
-    if suite == Suite::Integration
-        && let Some(state) = suite.own_state()
-    {
-        let endpoints = Stack::new(Settings::isolated(state)).up(progress).await?;
+    let stack = suite.own_state().map(|state| Stack::new(Settings::isolated(state)));
+    if let Some(stack) = &stack {
+        // What an earlier run has left must not decide this one.
+        stack.reset().await?;
+    }
+    if let (Suite::Integration, Some(stack)) = (suite, &stack) {
+        let endpoints = stack.up(progress).await?;
         env = endpoints.env();
         env.push((
             "OUTFLOW_DATABASE_ADMIN_URL".to_owned(),
@@ -146,6 +149,11 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
         Suite::Lint => vec![
             cargo(&["fmt", "--all", "--check"]),
             cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+            cargo_in("transforms", &["fmt", "--all", "--check"]),
+            cargo_in(
+                "transforms",
+                &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"],
+            ),
         ],
         Suite::Unit => vec![
             cargo(&[
@@ -171,10 +179,6 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
                 TEST_THREADS,
             ),
             with_threads(
-                cargo(&["test", "--package", "outflow-analytics", "--test", "*", "--no-fail-fast"]),
-                TEST_THREADS,
-            ),
-            with_threads(
                 cargo(&["test", "--package", "outflow-tests", "--test", "integration", "--no-fail-fast"]),
                 TEST_THREADS,
             ),
@@ -187,7 +191,13 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
                 "1",
             )]
         }
-        Suite::Templates => vec![python_tests(&settings.tools).await?],
+        Suite::Templates => {
+            let python = python_with_checkers(&settings.tools).await?;
+            vec![
+                python_in_root(&python, &["-m", "pytest", "--quiet", "tests/templates"]),
+                python_in_root(&python, &["tests/templates/check_template.py"]),
+            ]
+        }
     })
 }
 
@@ -206,8 +216,14 @@ fn with_threads(mut command: Command, threads: &str) -> Command {
     command
 }
 
-/// The checks of the deployment files, in a virtual environment with pinned versions.
-async fn python_tests(tools: &Path) -> anyhow::Result<Command> {
+fn python_in_root(python: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(python);
+    command.args(args).current_dir(workspace_root());
+    command
+}
+
+/// Python in a virtual environment with the pinned checkers of the deployment files.
+async fn python_with_checkers(tools: &Path) -> anyhow::Result<PathBuf> {
     let root = workspace_root();
     let requirements = root.join("tests/templates/requirements.txt");
     let venv = tools.join("lint-venv");
@@ -234,9 +250,7 @@ async fn python_tests(tools: &Path) -> anyhow::Result<Command> {
         }
         std::fs::write(&marker, wanted)?;
     }
-    let mut command = Command::new(venv.join("bin/python"));
-    command.args(["-m", "pytest", "--quiet", "tests/templates"]).current_dir(root);
-    Ok(command)
+    Ok(venv.join("bin/python"))
 }
 
 /// Runs a command with its output shown as it comes, and counts the tests that its closing lines tell of.

@@ -94,9 +94,11 @@ mod tests {
             t.sum: the module says Decimal(9, 2), the table Decimal(18, 2)
             t.new Bool: the table has no such column
             t.band String: the module does not fill it"#]]
-            .assert_eq(&check(&[("sum", "Decimal(9, 2)"), ("id", "UUID"), ("new", "Bool")], &live));
-        expect_test::expect!["t: the columns' order is id, sum, band"].assert_eq(&check(&live_swapped(), &live));
-        expect_test::expect!["table t does not exist: run `outflow init`"].assert_eq(&check(&[("id", "UUID")], &[]));
+        .assert_eq(&check(&[("sum", "Decimal(9, 2)"), ("id", "UUID"), ("new", "Bool")], &live));
+        expect_test::expect!["t: the columns' order is id, sum, band"]
+            .assert_eq(&check(&live_swapped(), &live));
+        expect_test::expect!["table t does not exist: run `outflow init`"]
+            .assert_eq(&check(&[("id", "UUID")], &[]));
     }
 
     fn live_swapped() -> [(&'static str, &'static str); 3] {
