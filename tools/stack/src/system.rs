@@ -1,22 +1,22 @@
 //! The functions under `cargo lambda watch`, and the event sources that call them: what runs on top of the services.
 //!
-//! Everything is started in a session of its own and stopped by that session, so that nothing stays behind: neither
-//! the emulator, nor the `cargo run` it starts for a function, nor the function itself.
+//! Every process of a system carries its state folder in its environment, and so does whatever it starts. That is how
+//! all of them are found again, and nothing stays behind: neither the emulator, nor the supervisor of a function (in a
+//! session of its own), nor a function whose emulator was killed.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 use tokio::process::Child;
 
 use crate::install::Installer;
 use crate::ports::pick;
 use crate::process::{Launch, ProcessId, end_of};
 use crate::progress::{Progress, track};
-use crate::secrets::write_private;
 use crate::settings::{Search, workspace_root};
 use crate::versions::HOST;
 
@@ -56,9 +56,8 @@ struct Running {
     log: PathBuf,
 }
 
-/// What the next start finds of a system that was killed.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Leftovers(Vec<ProcessId>);
+/// Carried by every process of a system: the state folder that it belongs to.
+const MARK: &str = "OUTFLOW_SYSTEM";
 
 impl System {
     /// Compiles the functions and the event sources. Quick when nothing has changed.
@@ -81,8 +80,7 @@ impl System {
         installer: &Installer,
         progress: &(dyn Progress + Sync),
     ) -> anyhow::Result<Self> {
-        let run = settings.state.join("run");
-        std::fs::create_dir_all(&run).context("could not make the folder for run files")?;
+        std::fs::create_dir_all(settings.state.join("logs")).context("could not make the folder for logs")?;
         Self::stop_leftovers(&settings.state).await?;
         let cargo_lambda = installer.cargo_lambda(progress).await?;
         track(progress, "starting the functions", async {
@@ -114,19 +112,17 @@ impl System {
 
     /// Stops what a start or a run that was cut off has left behind.
     pub async fn stop_leftovers(state: &Path) -> anyhow::Result<()> {
-        let file = leftovers_file(state);
-        let Ok(bytes) = std::fs::read(&file) else { return Ok(()) };
-        let Leftovers(processes) = serde_json::from_slice(&bytes).unwrap_or_default();
-        // The event sources were started last and call the functions: they go first.
-        for process in processes.iter().rev() {
-            stop_session(process).await?;
+        let left = members(state);
+        for process in &left {
+            process.signal(Signal::SIGTERM)?;
         }
-        remove(&file)
+        for process in &left {
+            process.gone(GRACE).await;
+        }
+        kill_members(state).await
     }
 
     async fn become_ready(&mut self) -> anyhow::Result<()> {
-        let leftovers = Leftovers(vec![self.emulator.process.clone(), self.event_sources.process.clone()]);
-        write_private(&leftovers_file(&self.settings.state), &serde_json::to_vec(&leftovers)?)?;
         let deadline = tokio::time::Instant::now() + READY;
         for (url, which) in
             [(self.functions_url.clone(), Which::Emulator), (self.events_url.clone(), Which::EventSources)]
@@ -174,7 +170,7 @@ impl System {
             std::fs::read_link(format!("/proc/{}/exe", process.pid))
                 .is_ok_and(|exe| exe.file_name().is_some_and(|name| name == function))
         };
-        session(self.emulator.process.pid).into_iter().filter(is_function).collect()
+        members(&self.settings.state).into_iter().filter(is_function).collect()
     }
 
     /// The event sources' process.
@@ -184,7 +180,7 @@ impl System {
 
     /// Starts the event sources again after they were killed.
     pub async fn restart_event_sources(&mut self) -> anyhow::Result<()> {
-        stop_session(&self.event_sources.process).await?;
+        self.event_sources.process.stop(GRACE).await?;
         let port =
             reqwest::Url::parse(&self.events_url)?.port().context("the event sources' address has a port")?;
         self.event_sources = launch_event_sources(&self.settings, &self.functions_url, port)?;
@@ -200,7 +196,7 @@ impl System {
     pub async fn stop(self) -> anyhow::Result<()> {
         self.event_sources.stop().await?;
         self.emulator.stop().await?;
-        remove(&leftovers_file(&self.settings.state))
+        kill_members(&self.settings.state).await
     }
 }
 
@@ -221,7 +217,7 @@ impl Which {
 
 impl Running {
     async fn stop(mut self) -> anyhow::Result<()> {
-        stop_session(&self.process).await?;
+        self.process.stop(GRACE).await?;
         // It is gone; this takes away its remains.
         self.child.wait().await.context("could not wait for a process")?;
         Ok(())
@@ -242,6 +238,7 @@ fn launch_emulator(settings: &SystemSettings, cargo_lambda: &Path, port: u16) ->
     for (name, value) in &settings.env {
         launch = launch.env(name, value);
     }
+    launch = launch.env(MARK, &settings.state);
     launch = launch.env(&runner_variable(), workspace_root().join("tools/stack/supervise.sh"));
     run(launch, settings.state.join("logs/functions.log"))
 }
@@ -261,7 +258,8 @@ fn launch_event_sources(
     let (_, brokers) = brokers.context("OUTFLOW_KAFKA_BROKERS is not among the functions' variables")?;
     let launch = Launch::new(target_dir().join("event-sources"), workspace_root())
         .args(["--template", "template.yaml", "--functions", functions_url, "--kafka", brokers])
-        .args(["--listen", &format!("{HOST}:{port}")]);
+        .args(["--listen", &format!("{HOST}:{port}")])
+        .env(MARK, &settings.state);
     run(launch, settings.state.join("logs/event-sources.log"))
 }
 
@@ -282,50 +280,37 @@ pub fn target_dir() -> PathBuf {
     folder.to_owned()
 }
 
-fn remove(file: &Path) -> anyhow::Result<()> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("could not remove {}", file.display()))
+/// The living processes that carry the mark of this state folder.
+fn members(state: &Path) -> Vec<ProcessId> {
+    let mark = [MARK.as_bytes(), b"=", state.as_os_str().as_bytes()].concat();
+    let carries = |pid: &u32| {
+        // Another user's process, or one that has just ended, cannot be read: it is none of ours.
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(carries).filter_map(|pid| ProcessId::of(pid).ok().flatten()).collect()
+}
+
+/// SIGKILL to whoever is left, until nobody is: a supervisor may start its function once more in between.
+async fn kill_members(state: &Path) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + GRACE;
+    loop {
+        let left = members(state);
+        if left.is_empty() {
+            return Ok(());
         }
-        _ => Ok(()),
+        for process in &left {
+            process.signal(Signal::SIGKILL)?;
+        }
+        anyhow::ensure!(
+            tokio::time::Instant::now() < deadline,
+            "{} processes do not end: {left:?}",
+            left.len()
+        );
+        tokio::time::sleep(POLL).await;
     }
-}
-
-fn leftovers_file(state: &Path) -> PathBuf {
-    state.join("run/system.json")
-}
-
-/// Ends a process and everything in its session: SIGTERM to the leader, then SIGKILL to whoever is left.
-///
-/// A session outlives its leader, and its id is given to nobody else while one member lives. Where leader and members
-/// are all gone, a new session with this id could exist: it is told by its leader's start time and left alone.
-async fn stop_session(leader: &ProcessId) -> anyhow::Result<()> {
-    if ProcessId::of(leader.pid)?.is_some_and(|now| now != *leader) {
-        return Ok(());
-    }
-    leader.stop(GRACE).await?;
-    for process in session(leader.pid) {
-        process.signal(Signal::SIGKILL)?;
-        process.gone(GRACE).await;
-    }
-    Ok(())
-}
-
-/// The living processes of a session.
-fn session(leader: u32) -> Vec<ProcessId> {
-    let pids = std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| session_of(*pid) == Some(leader))
-        .filter_map(|pid| ProcessId::of(pid).ok().flatten())
-        .collect()
-}
-
-/// Field 6 of `/proc/PID/stat`, counted from behind the program's name, which may hold spaces.
-fn session_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -333,22 +318,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_session_ends_with_all_its_processes_also_when_the_leader_is_gone() {
+    async fn everything_that_a_system_has_started_is_found_and_ended_also_in_other_sessions() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("a.log");
-        // A child in a process group of its own, as the emulator gives each function.
-        let launch =
-            Launch::new("bash", "/").args(["-c", "set -m; (trap '' TERM; sleep 600) & echo up; wait"]);
+        let script = "(trap '' TERM; setsid sleep 600) & echo up; wait";
+        let launch = Launch::new("bash", "/").args(["-c", script]).env(MARK, dir.path());
         let (mut child, leader) = launch.spawn(&log).unwrap();
-        while crate::process::log_tail(&log, 1).is_empty() || session(leader.pid).len() < 2 {
+        while crate::process::log_tail(&log, 1).is_empty() || members(dir.path()).len() < 2 {
             tokio::time::sleep(POLL).await;
         }
         leader.destroy().await.unwrap();
-        assert!(!session(leader.pid).is_empty(), "the leader's death alone ended the session");
+        assert!(!members(dir.path()).is_empty(), "the leader's death alone ended what it had started");
 
-        stop_session(&leader).await.unwrap();
+        System::stop_leftovers(dir.path()).await.unwrap();
 
-        assert!(session(leader.pid).is_empty());
+        assert!(members(dir.path()).is_empty());
         child.wait().await.unwrap();
     }
 }
