@@ -7,9 +7,7 @@ pub const PREFIX: &str = "OUTFLOW_";
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error(
-        "environment variable {0} is missing: set it (`cargo xtask stack status` prints the local values)"
-    )]
+    #[error("environment variable {0} is missing: set it (`cargo xtask stack env` prints the local values)")]
     Missing(String),
     #[error("environment variables beginning with {PREFIX} do not fit: {0}")]
     Invalid(String),

@@ -34,6 +34,8 @@ pub enum StackCommand {
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
         json: Option<PathBuf>,
     },
+    /// Print what the functions and `outflow` read, for `eval "$(cargo xtask stack env)"`; holds passwords
+    Env,
     /// Show the end of the logs
     Logs {
         /// One service; all of them if not given
@@ -75,6 +77,13 @@ pub async fn run(
                 None => print_table(&status)?,
             }
             Ok(if status.iter().all(|service| service.ready) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
+        StackCommand::Env => {
+            for (name, value) in stack.env()? {
+                // A quote ends the quoting, stands for itself, and begins it again.
+                println!("export {name}='{}'", value.replace('\'', "'\\''"));
+            }
+            Ok(ExitCode::SUCCESS)
         }
         StackCommand::Logs { service, lines, follow } => {
             let services = service.map_or(Service::ALL.to_vec(), |service| vec![service]);

@@ -189,6 +189,18 @@ impl Stack {
         })
     }
 
+    /// Where the published transforms of this stack lie.
+    pub fn registry(&self) -> anyhow::Result<PathBuf> {
+        Ok(self.layout()?.registry())
+    }
+
+    /// What the functions and the operator's command read: the endpoints and the registry. Holds passwords.
+    pub fn env(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let mut env = self.endpoints()?.env();
+        env.push(("OUTFLOW_TRANSFORM_REGISTRY".to_owned(), format!("file://{}", self.registry()?.display())));
+        Ok(env)
+    }
+
     /// The log of a service.
     pub fn log(&self, service: Service) -> anyhow::Result<PathBuf> {
         Ok(self.layout()?.log(service))

@@ -62,6 +62,10 @@ impl Layout {
         self.root.join("secrets.json")
     }
 
+    pub(crate) fn registry(&self) -> PathBuf {
+        self.root.join("registry")
+    }
+
     fn record(&self, service: Service) -> PathBuf {
         self.run().join(format!("{service}.json"))
     }
@@ -72,8 +76,7 @@ impl Layout {
 
     /// What a reset takes away: all but the installed tools and the locks.
     pub(crate) fn disposable(&self) -> Vec<PathBuf> {
-        let mut paths =
-            vec![self.data_root(), self.logs(), self.root.join("registry"), self.secrets(), self.ports()];
+        let mut paths = vec![self.data_root(), self.logs(), self.registry(), self.secrets(), self.ports()];
         paths.extend(Service::ALL.map(|service| self.record(service)));
         paths
     }

@@ -40,11 +40,10 @@ impl Pipe {
         let stack = Stack::new(settings);
         let endpoints = stack.up(progress).await?;
         System::build(&state, progress).await?;
-        let registry = state.join("registry");
+        let registry = stack.registry()?;
         std::fs::create_dir_all(&registry)
             .with_context(|| format!("could not make {}", registry.display()))?;
-        let mut env = endpoints.env();
-        env.push(("OUTFLOW_TRANSFORM_REGISTRY".to_owned(), format!("file://{}", registry.display())));
+        let env = stack.env()?;
         let outflow = Outflow::build(env.clone(), progress).await?;
         progress
             .track("setting up schema, topics and catalogue", async {
