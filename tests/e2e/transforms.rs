@@ -1,7 +1,8 @@
 //! A transform that changes while events flow, and one that must not come in.
 
-use crate::harness::on_the_pipe;
-use anyhow::ensure;
+use crate::harness::{Shop, on_the_pipe};
+use anyhow::{Context, ensure};
+use serde_json::Value;
 use xtask::pipe::{CHANGED_TRANSFORM, FIRST_TRANSFORM};
 
 #[test]
@@ -18,15 +19,8 @@ fn a_new_transform_counts_from_the_next_batch_on_without_a_restart() {
         let after = shop.order().await?;
         shop.assert_conserved().await?;
 
-        let digest = async |order: &serde_json::Value| {
-            let id = order["orderId"].as_str().unwrap_or_default();
-            let sql = format!(
-                "SELECT toString(transform_digest) AS digest FROM orders_analytics FINAL WHERE order_id = '{id}'"
-            );
-            anyhow::Ok(shop.pipe.query_one(&sql).await?["digest"].clone())
-        };
-        ensure!(digest(&before).await? == first.as_str());
-        ensure!(digest(&after).await? == changed.as_str());
+        ensure!(digest_of(shop, &before).await? == first.as_str());
+        ensure!(digest_of(shop, &after).await? == changed.as_str());
         ensure!(
             !processes.is_empty() && shop.pipe.system.function_processes("transform-events") == processes
         );
@@ -47,4 +41,45 @@ fn what_is_no_transform_is_refused_when_it_is_published_and_the_active_one_goes_
         shop.orders(3).await?;
         shop.assert_conserved().await
     });
+}
+
+#[test]
+fn a_pointer_to_what_does_not_load_changes_nothing_and_the_log_says_why() {
+    on_the_pipe(async |shop| {
+        let digest = shop.pipe.outflow.publish(FIRST_TRANSFORM).await?;
+        shop.pipe.outflow.activate(&digest).await?;
+        // Past the command, which would refuse it: a copy of the newest pointer that names a broken module.
+        let registry = shop.pipe.stack.registry()?;
+        let broken = "0".repeat(64);
+        std::fs::write(registry.join(format!("modules/{broken}.wasm")), b"nothing that loads")?;
+        let pointers = registry.join("pointers");
+        let names =
+            std::fs::read_dir(&pointers)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let newest = names.max().context("there is a pointer")?;
+        let generation: u64 = newest.trim_end_matches(".json").parse()?;
+        let pointer = std::fs::read_to_string(pointers.join(&newest))?.replace(&digest, &broken);
+        let mut pointer: Value = serde_json::from_str(&pointer)?;
+        pointer["generation"] = (generation + 1).into();
+        std::fs::write(pointers.join(format!("{:08}.json", generation + 1)), pointer.to_string())?;
+
+        let order = shop.order().await?;
+        shop.assert_conserved().await?;
+
+        ensure!(digest_of(shop, &order).await? == digest.as_str(), "the last good one went on");
+        let log = std::fs::read_to_string(shop.pipe.system.logs()[0])?;
+        let refusal =
+            log.lines().rfind(|line| line.contains("transform refused")).context("the log says why")?;
+        ensure!(refusal.contains("reason") && refusal.contains("outflow transform rollback"), "{refusal}");
+        // The next pointer mends it.
+        shop.pipe.outflow.activate(&digest).await
+    });
+}
+
+/// The module that mapped this order.
+async fn digest_of(shop: &Shop, order: &Value) -> anyhow::Result<Value> {
+    let id = order["orderId"].as_str().unwrap_or_default();
+    let sql = format!(
+        "SELECT toString(transform_digest) AS digest FROM orders_analytics FINAL WHERE order_id = '{id}'"
+    );
+    Ok(shop.pipe.query_one(&sql).await?["digest"].clone())
 }
