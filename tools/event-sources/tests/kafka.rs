@@ -251,3 +251,32 @@ async fn a_backlog_larger_than_the_read_ahead_arrives_whole_and_in_order() {
     }
     assert!(functions.batches().iter().all(|batch| batch.len() <= 70));
 }
+
+#[tokio::test]
+async fn partitions_that_were_read_ahead_go_on_after_the_group_was_assigned_anew() {
+    let broker = Broker::shared().await;
+    let topic = broker.fresh_topic().await;
+    // 15 MB in a partition, of which 8 are read ahead.
+    let filler = "x".repeat(50_000);
+    for partition in 0..2 {
+        broker.produce(&topic, partition, (0..300).map(|number| format!("{number} {filler}"))).await;
+    }
+    let reachable = Arc::new(AtomicBool::new(false));
+    let is_reachable = Arc::clone(&reachable);
+    let functions = Functions::start(move |_, _| match is_reachable.load(Ordering::SeqCst) {
+        true => Reply::Answer(Value::Null),
+        false => Reply::Status(500),
+    })
+    .await;
+    let sources = mapping(&topic, "BatchSize: 70");
+    let running = sources.start(options(&functions.url, &broker.brokers)).await.expect("it starts");
+    until("the function is called", async || (!functions.calls().is_empty()).then_some(())).await;
+    // The condition to wait for is that both partitions are read no further, which leaves no trace outside.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+
+    broker.join_and_leave(&group(&topic), &topic).await;
+    reachable.store(true, Ordering::SeqCst);
+
+    until_committed(&broker, &topic, &[(0, 300), (1, 300)]).await;
+    running.stop().await;
+}

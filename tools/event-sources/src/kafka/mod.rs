@@ -279,12 +279,16 @@ impl<'a> Session<'a> {
                 Notice::Assigned(partitions) => {
                     info!(mapping = self.name(), topic = self.runner.mapping.topic, ?partitions, "assigned");
                     self.queues.assign(&partitions);
-                    self.paused.retain(|partition| !partitions.contains(partition));
+                    // The client keeps a pause across assignments; the new queue is empty and waits for records.
+                    for partition in partitions {
+                        if self.paused.remove(&partition) {
+                            self.consumer.resume(partition);
+                        }
+                    }
                 }
                 Notice::Revoked(partitions) => {
                     info!(mapping = self.name(), topic = self.runner.mapping.topic, ?partitions, "revoked");
                     self.queues.revoke(&partitions);
-                    self.paused.retain(|partition| !partitions.contains(partition));
                     self.uncommitted.retain(|partition, _| !partitions.contains(partition));
                 }
                 Notice::CommitFailed(offsets, error) => {

@@ -108,7 +108,14 @@ impl Broker {
         tokio::task::spawn_blocking(move || {
             let mut list = TopicPartitionList::new();
             list.add_partition_range(&topic, 0, 2);
-            let list = consumer.committed_offsets(list, PATIENCE).expect("the broker answers");
+            let deadline = Instant::now() + PATIENCE;
+            // Right after a group is made, its coordinator may still be on its way.
+            let list = loop {
+                match consumer.committed_offsets(list.clone(), PATIENCE) {
+                    Ok(list) => break list,
+                    Err(error) => assert!(Instant::now() < deadline, "the broker does not answer: {error}"),
+                }
+            };
             let offsets = list.elements().into_iter().filter_map(|element| match element.offset() {
                 Offset::Offset(offset) => Some((element.partition(), offset)),
                 _ => None,
@@ -139,6 +146,22 @@ impl Broker {
         })
         .await
         .expect("reading does not panic")
+    }
+
+    /// Another member joins the group, is given a share of the topic, and leaves: everyone is assigned anew, twice.
+    pub async fn join_and_leave(&self, group: &str, topic: &str) {
+        let (mut config, topic) = (self.config(), topic.to_owned());
+        let member: BaseConsumer = config.set("group.id", group).create().expect("the settings are valid");
+        tokio::task::spawn_blocking(move || {
+            member.subscribe(&[&topic]).expect("the name is valid");
+            let until = Instant::now() + PATIENCE;
+            while member.assignment().expect("the client lives").count() == 0 {
+                assert!(Instant::now() < until, "waited {PATIENCE:?} in vain for an assignment");
+                drop(member.poll(Duration::from_millis(100)));
+            }
+        })
+        .await
+        .expect("joining does not panic");
     }
 
     fn config(&self) -> ClientConfig {
