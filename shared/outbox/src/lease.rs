@@ -22,12 +22,14 @@ impl Lease {
         duration: Duration,
     ) -> Result<Option<Self>, RelayError> {
         let failed = |source| RelayError::Lease { group: group.to_owned(), source };
-        let mut transaction = pool.begin().await.map_err(failed)?;
+        // By itself: where the row is there it is locked as shared, and of two relays that both hold it so, neither could
+        // go on to change it.
         sqlx::query("INSERT IGNORE INTO outbox_position (relay_group) VALUES (?)")
             .bind(group)
-            .execute(&mut *transaction)
+            .execute(pool)
             .await
             .map_err(failed)?;
+        let mut transaction = pool.begin().await.map_err(failed)?;
         let taken = sqlx::query(
             "UPDATE outbox_position SET lease_owner = ?, fencing_token = fencing_token + 1,
                  lease_until = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
@@ -40,6 +42,8 @@ impl Lease {
         .await
         .map_err(failed)?;
         if taken.rows_affected() == 0 {
+            // Waited for: dropped, it rolls back in the background, where Lambda may freeze it with its locks.
+            transaction.rollback().await.map_err(failed)?;
             return Ok(None);
         }
         let row = sqlx::query("SELECT fencing_token, position FROM outbox_position WHERE relay_group = ?")
