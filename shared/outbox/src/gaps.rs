@@ -33,6 +33,18 @@ impl Gaps {
         gaps
     }
 
+    /// How many of `ids`, a page behind `position` in ascending order, can be passed with at most `room` new gaps.
+    pub fn passable(position: u64, ids: impl IntoIterator<Item = u64>, room: usize) -> usize {
+        let (mut previous, mut gaps) = (position, 0);
+        ids.into_iter()
+            .take_while(|id| {
+                gaps += usize::from(*id > previous + 1);
+                previous = *id;
+                gaps <= room
+            })
+            .count()
+    }
+
     pub fn insert(&mut self, gap: Gap) {
         self.0.insert(gap.first, gap);
     }
@@ -96,6 +108,14 @@ mod tests {
         assert_eq!(ranges(&Gaps::of_page(10, [12, 13, 17], NOW)), [(11, 11), (14, 16)]);
         assert_eq!(ranges(&Gaps::of_page(10, [11, 12], NOW)), []);
         assert_eq!(ranges(&Gaps::of_page(10, [], NOW)), []);
+    }
+
+    #[test]
+    fn a_page_is_passable_up_to_the_gap_that_there_is_no_room_for() {
+        let page = [12, 13, 17, 18, 20];
+        let passable = [0, 1, 2, 3, 4].map(|room| Gaps::passable(10, page, room));
+        assert_eq!(passable, [0, 2, 4, 5, 5]);
+        assert_eq!(Gaps::passable(11, [12, 13, 17], 0), 2);
     }
 
     #[test]

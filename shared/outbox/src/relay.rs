@@ -30,7 +30,7 @@ pub struct RelaySettings {
     pub lease: Duration,
     /// How long an id may be missing before it can be declared dead: longer than `innodb_lock_wait_timeout` (50 s).
     pub gap_grace: Duration,
-    /// Open gaps, in ranges, at which the relay stops and says so.
+    /// Open gaps, in ranges, at which the position stops until one of them closes.
     pub max_gaps: usize,
 }
 
@@ -121,21 +121,20 @@ impl<P: Publisher> Relay<P> {
         let mut gaps = log::load_gaps(&self.pool, &lease.group).await?;
         let mut published = 0;
         let mut last_checkpoint: Option<Instant> = None;
+        let mut at_bound = false;
         while Instant::now() < until {
-            let now = log::now(&self.pool)
+            let mut page = log::read_page(&self.pool, lease.position, self.settings.batch_rows).await?;
+            // Asked after the page was read: whatever holds an id that is missing in it began before this moment.
+            let seen_at = log::now(&self.pool)
                 .await
                 .map_err(|source| RelayError::Read { position: lease.position, source })?;
-            let page = log::read_page(&self.pool, lease.position, self.settings.batch_rows).await?;
             let page_is_full = page.len() >= self.settings.batch_rows;
+            let room = self.settings.max_gaps.saturating_sub(gaps.len());
+            let passable = Gaps::passable(lease.position, page.iter().map(|event| event.id), room);
+            at_bound = passable < page.len();
+            page.truncate(passable);
             let mut open = gaps.clone();
-            open.extend(&Gaps::of_page(lease.position, page.iter().map(|event| event.id), now));
-            if open.len() > self.settings.max_gaps {
-                return Err(RelayError::TooManyGaps {
-                    group: lease.group.clone(),
-                    gaps: open.len(),
-                    limit: self.settings.max_gaps,
-                });
-            }
+            open.extend(&Gaps::of_page(lease.position, page.iter().map(|event| event.id), seen_at));
             let appeared =
                 log::read_gaps(&self.pool, &open, lease.position, self.settings.batch_rows).await?;
             let Some(step) = Step::choose(lease.position, page, open, appeared, &gaps) else { continue };
@@ -152,11 +151,20 @@ impl<P: Publisher> Relay<P> {
             published += step.events.len() as u64;
             lease.position = step.position;
             gaps = step.gaps;
-            if !page_is_full && step.complete {
+            if !page_is_full && !at_bound && step.complete {
                 break;
             }
         }
         self.bury_dead_gaps(lease, &mut gaps).await?;
+        // Told only now: what has appeared or died meanwhile made room, and a relay that gave up before it looked
+        // would never find any.
+        if at_bound && gaps.len() >= self.settings.max_gaps {
+            return Err(RelayError::TooManyGaps {
+                group: lease.group.clone(),
+                gaps: gaps.len(),
+                limit: self.settings.max_gaps,
+            });
+        }
         let (backlog, oldest_age) = log::backlog(&self.pool, lease.position).await?;
         Ok(Report {
             published,
