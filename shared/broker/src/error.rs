@@ -2,6 +2,7 @@
 
 use outflow_telemetry::ErrorKind;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -29,6 +30,8 @@ pub enum DeliveryError {
     Refused { topic: String, source: KafkaError },
     #[error("record for topic {topic} was not confirmed by kafka")]
     Unconfirmed { topic: String, source: KafkaError },
+    #[error("record for topic {topic} was not confirmed by kafka within {limit:?}: is the broker running?")]
+    TimedOut { topic: String, limit: Duration },
     #[error("record for topic {topic} was not sent: an earlier one was refused or the producer was emptied")]
     Abandoned { topic: String },
 }
@@ -38,7 +41,10 @@ impl DeliveryError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused { source, .. } if too_large(source) => ErrorKind::Poison,
-            Self::Refused { .. } | Self::Unconfirmed { .. } | Self::Abandoned { .. } => ErrorKind::Retriable,
+            Self::Refused { .. }
+            | Self::Unconfirmed { .. }
+            | Self::TimedOut { .. }
+            | Self::Abandoned { .. } => ErrorKind::Retriable,
         }
     }
 }

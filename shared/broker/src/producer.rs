@@ -7,6 +7,7 @@ use crate::error::{BrokerError, DeliveryError};
 use futures_util::future::join_all;
 use rdkafka::{
     ClientConfig,
+    error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _, PurgeConfig},
 };
@@ -14,6 +15,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// How long an emptied producer may take to hand back its last reports.
 const PURGE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,7 +62,9 @@ impl Producer {
             .set("compression.type", "lz4")
             // A call hands over whole batches, so waiting longer for more only costs latency.
             .set("linger.ms", "2")
-            .set("message.timeout.ms", delivery_timeout.as_millis().to_string())
+            // Longer than `send_all` waits. Left to themselves records expire one by one, and where the broker comes back
+            // in between, one is delivered whose predecessor has just expired.
+            .set("message.timeout.ms", (delivery_timeout * 2).as_millis().to_string())
             // A broker that comes back is found quickly; the defaults wait up to 10 s.
             .set("reconnect.backoff.max.ms", "1000")
             // The client takes up to what a Kafka topic may allow; the topic's own limit is the broker's to tell.
@@ -73,10 +77,14 @@ impl Producer {
 
     /// Sends all and waits for every delivery report; result i belongs to record i. Records of one key keep their order.
     ///
+    /// Whatever is not confirmed within the delivery time-out of the whole call is taken back at once.
+    ///
     /// After any failure the producer is emptied and replaced, so that nothing of this call can appear after it returns
     /// except what the broker already had in hand.
     pub async fn send_all(&self, records: Vec<Record>) -> Vec<Result<(), DeliveryError>> {
         let client = self.client();
+        let limit = self.0.delivery_timeout;
+        let deadline = Instant::now() + limit;
         let mut results: Vec<Option<Result<(), DeliveryError>>> = vec![None; records.len()];
         let mut waiting: Vec<(usize, String, DeliveryFuture)> = Vec::with_capacity(records.len());
         let mut refused = false;
@@ -86,7 +94,7 @@ impl Producer {
                 results[index] = Some(Err(DeliveryError::Abandoned { topic: record.topic }));
                 continue;
             }
-            match enqueue(&client, &record, self.0.delivery_timeout).await {
+            match enqueue(&client, &record, deadline).await {
                 Ok(report) => waiting.push((index, record.topic, report)),
                 Err(source) => {
                     refused = true;
@@ -97,12 +105,22 @@ impl Producer {
         let reports = join_all(waiting.into_iter().map(|(index, topic, report)| async move {
             let result = match report.await {
                 Ok(Ok(_delivery)) => Ok(()),
+                Ok(Err((source, _message))) if is_taken_back(&source) => {
+                    Err(DeliveryError::TimedOut { topic, limit })
+                }
                 Ok(Err((source, _message))) => Err(DeliveryError::Unconfirmed { topic, source }),
                 Err(_client_gone) => Err(DeliveryError::Abandoned { topic }),
             };
             (index, result)
-        }))
-        .await;
+        }));
+        let mut reports = std::pin::pin!(reports);
+        let reports = match tokio::time::timeout_at(deadline, reports.as_mut()).await {
+            Ok(reports) => reports,
+            Err(_elapsed) => {
+                empty(client.clone()).await;
+                reports.await
+            }
+        };
         for (index, result) in reports {
             results[index] = Some(result);
         }
@@ -124,19 +142,28 @@ impl Producer {
             // The settings were good once, so this is the machine's trouble; the old client goes on.
             Err(error) => tracing::error!(%error, "kafka client could not be replaced after a failure"),
         }
-        // Flushing blocks the thread it runs on.
-        let emptied = tokio::task::spawn_blocking(move || {
-            old.purge(PurgeConfig::default().queue().inflight());
-            old.flush(PURGE_TIMEOUT)
-        })
-        .await;
-        if !matches!(emptied, Ok(Ok(()))) {
-            tracing::warn!("kafka client did not hand back all reports after it was emptied");
-        }
+        empty(old).await;
     }
 }
 
-fn create(config: &ClientConfig) -> Result<FutureProducer, rdkafka::error::KafkaError> {
+/// Takes back what waits or is on its way, and waits for the reports that say so.
+async fn empty(client: FutureProducer) {
+    // Both block the thread they run on.
+    let emptied = tokio::task::spawn_blocking(move || {
+        client.purge(PurgeConfig::default().queue().inflight());
+        client.flush(PURGE_TIMEOUT)
+    })
+    .await;
+    if !matches!(emptied, Ok(Ok(()))) {
+        tracing::warn!("kafka client did not hand back all reports after it was emptied");
+    }
+}
+
+fn is_taken_back(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight))
+}
+
+fn create(config: &ClientConfig) -> Result<FutureProducer, KafkaError> {
     config.create()
 }
 
@@ -144,12 +171,10 @@ fn create(config: &ClientConfig) -> Result<FutureProducer, rdkafka::error::Kafka
 async fn enqueue(
     client: &FutureProducer,
     record: &Record,
-    timeout: Duration,
-) -> Result<DeliveryFuture, rdkafka::error::KafkaError> {
-    use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+    deadline: Instant,
+) -> Result<DeliveryFuture, KafkaError> {
     /// Short against a delivery, long against a spin.
     const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(5);
-    let deadline = tokio::time::Instant::now() + timeout;
     loop {
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for (key, value) in &record.headers {
@@ -163,7 +188,7 @@ async fn enqueue(
         match client.send_result(message) {
             Ok(report) => return Ok(report),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _))
-                if tokio::time::Instant::now() < deadline =>
+                if Instant::now() < deadline =>
             {
                 tokio::time::sleep(FULL_QUEUE_PAUSE).await;
             }
