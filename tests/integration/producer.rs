@@ -1,6 +1,6 @@
 //! The producer and the outbox's way through it, on the real broker.
 
-use outflow_broker::{OutboxPublisher, Producer, Record, topics};
+use outflow_broker::{DeliveryError, OutboxPublisher, Producer, Record, topics};
 use outflow_outbox::{RelayError, write};
 use outflow_tests::{TestShop, event, in_a_minute, services};
 use rdkafka::{
@@ -92,6 +92,25 @@ async fn a_broker_that_is_down_fails_the_drain_with_its_cause_and_the_rows_stay(
     );
 }
 
+/// More records than the client's queue holds, so that some wait in front of it.
+#[tokio::test]
+async fn all_records_of_a_call_share_one_time_out_and_are_taken_back_together() {
+    let limit = Duration::from_secs(2);
+    let producer = Producer::connect("127.0.0.1:1", limit).unwrap();
+    let record = Record { topic: "t".to_owned(), key: None, payload: b"{}".to_vec(), headers: Vec::new() };
+    let started = Instant::now();
+
+    let results = producer.send_all(vec![record; 100_010]).await;
+
+    // Emptying the client takes a moment more.
+    assert!(started.elapsed() < limit + Duration::from_millis(1_900), "{:?}", started.elapsed());
+    assert_eq!(results.len(), 100_010);
+    let error = |of: usize| results[of].clone().unwrap_err();
+    assert!(matches!(error(0), DeliveryError::TimedOut { .. }), "{}", error(0));
+    assert!(matches!(error(99_999), DeliveryError::TimedOut { .. }), "{}", error(99_999));
+    assert!(matches!(error(100_009), DeliveryError::Abandoned { .. }), "{}", error(100_009));
+}
+
 #[tokio::test]
 async fn a_record_that_is_too_large_fails_and_the_producer_goes_on_afterwards() {
     let brokers = services().kafka.brokers;
@@ -108,6 +127,25 @@ async fn a_record_that_is_too_large_fails_and_the_producer_goes_on_afterwards() 
     assert!(failed[0].is_err());
     assert!(good[0].is_ok(), "{good:?}");
     assert!(started.elapsed() < TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_record_of_the_largest_size_can_be_put_aside_with_its_reason() {
+    let brokers = services().kafka.brokers;
+    let (_, topic) = fresh_topic(&brokers).await;
+    let letters = topics::dead_letters(&topic);
+    topics::ensure(&brokers, &[topics::TopicSpec { name: letters.clone(), partitions: 1 }]).await.unwrap();
+    let producer = Producer::connect(&brokers, TIMEOUT).unwrap();
+    // Incompressible, and just below the broker's 1 MiB a record.
+    let payload: Vec<u8> = (0..65_525).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
+    let original = Record { topic, key: None, payload, headers: Vec::new() };
+    let headers = vec![("outflow-reason".to_owned(), vec![b'x'; 1_024])];
+    let letter = Record { topic: letters, headers, ..original.clone() };
+
+    for record in [original, letter] {
+        let sent = producer.send_all(vec![record]).await;
+        assert!(sent[0].is_ok(), "{sent:?}");
+    }
 }
 
 #[tokio::test]

@@ -215,6 +215,9 @@ def test_topics_are_those_of_the_broker_crate():
     assert 'format!("{topic}.dlq")' in source
     listed = dict(entry.split(":") for entry in SERVICES["kafka-init"]["environment"]["TOPICS"].split())
     assert {name: int(partitions) for name, partitions in listed.items()} == wanted
+    size = const(source, "DEAD_LETTER_BYTES")
+    (script,) = SERVICES["kafka-init"]["command"]
+    assert f'*.dlq:*) config="--config max.message.bytes={size}"' in script
 
 
 def test_each_listener_is_reachable_by_its_readers():

@@ -18,6 +18,9 @@ pub const ORDERS_ANALYTICS: &str = "orders_analytics";
 
 /// Partitions of a topic that carries events or rows: what one machine's readers can share.
 const PARTITIONS: i32 = 4;
+/// Bytes that a dead letter may have, twice Kafka's default: a record of the largest size comes with its reason beside it,
+/// and one that could not be put aside would hold up its partition for ever.
+const DEAD_LETTER_BYTES: &str = "2097152";
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where records of this topic go that could not be processed.
@@ -52,8 +55,16 @@ pub async fn ensure(brokers: &str, topics: &[TopicSpec]) -> Result<Vec<String>, 
         .set("bootstrap.servers", brokers)
         .create()
         .map_err(|source| BrokerError::Connect { brokers: brokers.to_owned(), source })?;
-    let wanted: Vec<_> =
-        topics.iter().map(|t| NewTopic::new(&t.name, t.partitions, TopicReplication::Fixed(-1))).collect();
+    let wanted: Vec<_> = topics
+        .iter()
+        .map(|spec| {
+            let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(-1));
+            match spec.name.ends_with(&dead_letters("")) {
+                true => topic.set("max.message.bytes", DEAD_LETTER_BYTES),
+                false => topic,
+            }
+        })
+        .collect();
     let options =
         AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT)).operation_timeout(Some(ADMIN_TIMEOUT));
     let results = client.create_topics(&wanted, &options).await.map_err(|source| BrokerError::Admin {

@@ -78,6 +78,8 @@ impl Destination {
             .set("acks", "all")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", CONFIRM_TIMEOUT.as_millis().to_string())
+            // What happened to a record comes on top of its size; the topic's own limit is the broker's to tell.
+            .set("message.max.bytes", "10000000")
             .create()?;
         Ok(self.producer.get_or_init(|| producer))
     }
