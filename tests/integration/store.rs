@@ -2,7 +2,11 @@
 
 use outflow_store::StoreError;
 use outflow_tests::TestShop;
-use std::sync::Arc;
+use sqlx::{Connection, MySqlConnection};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 #[tokio::test]
 async fn an_order_is_written_with_its_lines_its_stock_and_its_two_events() {
@@ -90,6 +94,49 @@ async fn a_race_for_the_last_pieces_sells_each_piece_once() {
     );
     assert_eq!(shop.number("SELECT CAST(SUM(reserved) AS SIGNED) FROM inventory").await, 30);
     assert_eq!(shop.number("SELECT COUNT(*) FROM outbox").await, 30);
+}
+
+/// Lambda freezes the process as soon as it has answered: here, a runtime that nobody polls any more.
+#[test]
+fn a_refused_order_holds_no_product_once_it_is_answered() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (frozen, other) = (runtime(), runtime());
+    let shop = frozen.block_on(async {
+        let shop = TestShop::start().await;
+        shop.put_product("scarce", "1.00", 2).await;
+        shop.order(&[("scarce", 3)]).await.unwrap_err();
+        shop
+    });
+
+    let locked = other.block_on(async {
+        let mut customer = MySqlConnection::connect(&shop.database_url).await.unwrap();
+        let sql = "SELECT available FROM inventory WHERE product_id = 'scarce' FOR UPDATE NOWAIT";
+        sqlx::query(sql).fetch_one(&mut customer).await.map(drop)
+    });
+
+    assert!(locked.is_ok(), "{locked:?}");
+    frozen.block_on(async { drop(shop) });
+}
+
+#[tokio::test]
+async fn an_order_that_waits_too_long_for_another_transaction_is_given_up_and_leaves_nothing() {
+    let shop = TestShop::start().await;
+    shop.put_product("held", "1.00", 10).await;
+    let mut holder = shop.begin().await;
+    sqlx::query("UPDATE inventory SET available = available WHERE product_id = 'held'")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    let started = Instant::now();
+
+    let error = shop.order(&[("held", 1)]).await.unwrap_err();
+
+    assert!(error.is_unavailable(), "{error}");
+    // Below the function's timeout, which would cut the caller off.
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+    holder.rollback().await.unwrap();
+    assert_untouched(&shop, 10).await;
+    shop.order(&[("held", 1)]).await.unwrap();
 }
 
 #[tokio::test]

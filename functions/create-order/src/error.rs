@@ -11,6 +11,7 @@ use serde::Serialize;
 
 /// How long a caller should wait before it asks again, in seconds: about a restart of MySQL.
 const RETRY_AFTER_S: &str = "5";
+const UNAVAILABLE: &str = "urn:outflow:problem:unavailable";
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Problem {
@@ -55,7 +56,7 @@ impl Problem {
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             response = response.header(header::ALLOW, "POST");
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if self.kind == UNAVAILABLE {
             response = response.header(header::RETRY_AFTER, RETRY_AFTER_S);
         }
         Ok(response.body(Body::Text(serde_json::to_string(&self)?))?)
@@ -116,16 +117,24 @@ impl From<StoreError> for Problem {
                 )
                 .with_errors(shortages.iter().map(shortage).collect())
             }
+            StoreError::OutcomeUnknown { order_id, .. } => {
+                tracing::error!(error = chain(&error), "order may have been taken");
+                // Not "try again": whoever does may order twice.
+                let detail = format!(
+                    "order {order_id} may have been taken: look whether it exists before you order again"
+                );
+                Self::new(
+                    "urn:outflow:problem:outcome-unknown",
+                    "Outcome unknown",
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    detail,
+                )
+            }
             error if error.is_unavailable() => {
                 tracing::warn!(error = chain(&error), "order not taken, mysql is away or busy");
                 let detail =
                     "orders cannot be taken at the moment; nothing was written, try again".to_owned();
-                Self::new(
-                    "urn:outflow:problem:unavailable",
-                    "Not available",
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    detail,
-                )
+                Self::new(UNAVAILABLE, "Not available", StatusCode::SERVICE_UNAVAILABLE, detail)
             }
             error => {
                 tracing::error!(error = chain(&error), "order not taken");
@@ -182,5 +191,17 @@ mod tests {
 
         assert_eq!(problem.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(!problem.detail.contains("pool"), "{}", problem.detail);
+    }
+    #[test]
+    fn a_commit_without_an_answer_is_not_told_as_nothing_written() {
+        let order_id = outflow_domain::OrderId(uuid::Uuid::nil());
+        let source = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        let problem = Problem::from(StoreError::OutcomeUnknown { order_id, source });
+
+        assert!(problem.detail.contains(&order_id.to_string()), "{}", problem.detail);
+        assert!(!problem.detail.contains("nothing was written"), "{}", problem.detail);
+        let response = problem.into_response().unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!response.headers().contains_key(header::RETRY_AFTER));
     }
 }

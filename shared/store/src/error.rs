@@ -1,6 +1,7 @@
 //! What can go wrong in a transaction.
 
-use outflow_domain::{ProductId, UnknownProducts};
+use outflow_domain::{OrderId, ProductId, UnknownProducts};
+use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -18,6 +19,11 @@ pub enum StoreError {
     Product { product_id: ProductId, source: sqlx::Error },
     #[error("order could not be written: {step}")]
     WriteOrder { step: &'static str, source: sqlx::Error },
+    #[error("mysql did not take the order within {limit:?}")]
+    OutOfTime { limit: Duration },
+    /// The commit was sent and nothing came back that settles it: the order may stand.
+    #[error("mysql did not confirm order {order_id}, it may have been written")]
+    OutcomeUnknown { order_id: OrderId, source: sqlx::Error },
     #[error("the order's events could not be written")]
     WriteEvents(#[source] outflow_outbox::WriteError),
 }
@@ -35,10 +41,10 @@ pub struct Shortage {
 impl StoreError {
     /// The same transaction may succeed when tried again: it met another one, nothing of it was written.
     pub(crate) fn met_another_transaction(&self) -> bool {
-        matches!(self.mysql_code(), Some(DEADLOCK | LOCK_WAIT_TIMEOUT))
+        self.sqlx().is_some_and(met_another)
     }
 
-    /// The database is away or busy; a later try may succeed.
+    /// The database is away or busy, and nothing was written: a later try may succeed.
     pub fn is_unavailable(&self) -> bool {
         let unavailable = |error: &sqlx::Error| {
             matches!(
@@ -51,16 +57,14 @@ impl StoreError {
                     | sqlx::Error::Protocol(_)
             )
         };
-        self.met_another_transaction()
+        matches!(self, Self::OutOfTime { .. })
+            || self.met_another_transaction()
             || matches!(self.mysql_code(), Some(TOO_MANY_CONNECTIONS | SHUTTING_DOWN | READ_ONLY))
             || self.sqlx().is_some_and(unavailable)
     }
 
     fn mysql_code(&self) -> Option<u16> {
-        let error = self.sqlx()?.as_database_error()?;
-        error
-            .try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
-            .map(sqlx::mysql::MySqlDatabaseError::number)
+        self.sqlx().and_then(mysql_code)
     }
 
     fn sqlx(&self) -> Option<&sqlx::Error> {
@@ -72,6 +76,16 @@ impl StoreError {
             _ => None,
         }
     }
+}
+
+/// The server ended a transaction in favour of another one.
+pub(crate) fn met_another(error: &sqlx::Error) -> bool {
+    matches!(mysql_code(error), Some(DEADLOCK | LOCK_WAIT_TIMEOUT))
+}
+
+fn mysql_code(error: &sqlx::Error) -> Option<u16> {
+    let error = error.as_database_error()?.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()?;
+    Some(error.number())
 }
 
 const TOO_MANY_CONNECTIONS: u16 = 1040;

@@ -2,17 +2,23 @@
 
 use crate::{
     Store, catalogue,
-    error::{Shortage, StoreError},
+    error::{Shortage, StoreError, met_another},
 };
 use outflow_domain::{Order, OrderId, OrderRequest, RequestedItem, event::Event};
 use outflow_outbox::NewEvent;
-use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
-use std::collections::HashMap;
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row, Transaction};
+use std::{collections::HashMap, time::Duration};
 use time::{OffsetDateTime, PrimitiveDateTime};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Tries of a transaction that meets another one in a deadlock.
 const TRIES: u32 = 5;
+/// All tries of an order together, then its commit or its last roll-back: below the function's timeout of 15 s, so that a MySQL that hangs is
+/// told to the caller instead of cutting him off.
+const WRITE_LIMIT: Duration = Duration::from_secs(8);
+const COMMIT_LIMIT: Duration = Duration::from_secs(4);
+const ROLL_BACK_LIMIT: Duration = Duration::from_secs(2);
 
 impl Store {
     /// Prices the order from the catalogue, reserves its stock, and writes it with `OrderCreated` and `StockReserved`.
@@ -20,7 +26,8 @@ impl Store {
     /// A deadlock with another order is tried again. `new_id` gives the ids of the events.
     ///
     /// # Errors
-    /// Unknown products and too little stock name their lines. After any error nothing is written.
+    /// Unknown products and too little stock name their lines. After any error nothing is written, but for
+    /// [`StoreError::OutcomeUnknown`].
     pub async fn create_order(
         &self,
         id: OrderId,
@@ -28,10 +35,11 @@ impl Store {
         now: OffsetDateTime,
         new_id: impl Fn() -> Uuid,
     ) -> Result<Order, StoreError> {
+        let deadline = Instant::now() + WRITE_LIMIT;
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_create_order(id, request, now, &new_id).await {
+            match self.try_create_order(id, request, now, &new_id, deadline).await {
                 Err(error) if error.met_another_transaction() && tries < TRIES => {
                     tracing::warn!(%error, order_id = %id, tries, "order met another transaction, trying again");
                 }
@@ -46,20 +54,68 @@ impl Store {
         request: &OrderRequest,
         now: OffsetDateTime,
         new_id: &impl Fn() -> Uuid,
+        deadline: Instant,
     ) -> Result<Order, StoreError> {
-        // Dropped on any way out, a transaction rolls back.
-        let mut transaction = self.pool.begin().await.map_err(StoreError::Connect)?;
-        let products =
-            catalogue::read(&mut transaction, request.items.iter().map(|item| &item.product_id)).await?;
-        let order = Order::price(id, request, &products, now).map_err(StoreError::UnknownProducts)?;
-        reserve(&mut transaction, &request.items).await?;
-        insert_order(&mut transaction, &order).await?;
-        let events: Vec<_> =
-            Event::of_new_order(order.clone()).iter().map(|event| new_event(event, new_id())).collect();
-        outflow_outbox::write(&mut transaction, &events).await.map_err(StoreError::WriteEvents)?;
-        transaction.commit().await.map_err(|source| StoreError::WriteOrder { step: "committing", source })?;
-        Ok(order)
+        let begin = async { self.pool.begin().await.map_err(StoreError::Connect) };
+        let mut transaction = in_time(deadline, begin).await?;
+        match in_time(deadline, write_order(&mut transaction, id, request, now, new_id)).await {
+            Ok(order) => commit(transaction, id).await.map(|()| order),
+            Err(error) => {
+                roll_back(transaction).await;
+                Err(error)
+            }
+        }
     }
+}
+
+async fn in_time<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let outcome = tokio::time::timeout_at(deadline, work).await;
+    outcome.unwrap_or(Err(StoreError::OutOfTime { limit: WRITE_LIMIT }))
+}
+
+/// Everything but the commit.
+async fn write_order(
+    transaction: &mut MySqlConnection,
+    id: OrderId,
+    request: &OrderRequest,
+    now: OffsetDateTime,
+    new_id: &impl Fn() -> Uuid,
+) -> Result<Order, StoreError> {
+    let products =
+        catalogue::read(&mut *transaction, request.items.iter().map(|item| &item.product_id)).await?;
+    let order = Order::price(id, request, &products, now).map_err(StoreError::UnknownProducts)?;
+    reserve(&mut *transaction, &request.items).await?;
+    insert_order(&mut *transaction, &order).await?;
+    let events: Vec<_> =
+        Event::of_new_order(order.clone()).iter().map(|event| new_event(event, new_id())).collect();
+    outflow_outbox::write(&mut *transaction, &events).await.map_err(StoreError::WriteEvents)?;
+    Ok(order)
+}
+
+/// Waits until the locks are gone. A transaction that is dropped rolls back in the background, and Lambda freezes the
+/// process as soon as it has answered: its products would stay locked until the next order thaws it.
+async fn roll_back(transaction: Transaction<'static, MySql>) {
+    let rolled_back = tokio::time::timeout(ROLL_BACK_LIMIT, transaction.rollback()).await;
+    if !matches!(rolled_back, Ok(Ok(()))) {
+        tracing::warn!("order not rolled back yet, mysql does so when it misses the connection");
+    }
+}
+
+/// From here on silence says nothing: the server may have committed and died, or lost the way to us.
+async fn commit(transaction: Transaction<'static, MySql>, order_id: OrderId) -> Result<(), StoreError> {
+    let source = match tokio::time::timeout(COMMIT_LIMIT, transaction.commit()).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(source)) => source,
+        Err(elapsed) => sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed)),
+    };
+    Err(if met_another(&source) {
+        StoreError::WriteOrder { step: "committing", source }
+    } else {
+        StoreError::OutcomeUnknown { order_id, source }
+    })
 }
 
 /// Takes the stock of every line, or of none.
