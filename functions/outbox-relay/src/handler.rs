@@ -3,6 +3,7 @@
 use crate::{context::Context, error::TickError};
 use lambda_runtime::LambdaEvent;
 use outflow_outbox::Report;
+use outflow_telemetry::chain;
 use serde::Deserialize;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +22,8 @@ pub(crate) struct Tick {
     for_s: u64,
 }
 
-/// Drains the outbox, once or every few seconds, and reports the sum.
+/// Drains the outbox, once or every few seconds, and reports the sum. A tick that fails is tried again by the next one;
+/// the invocation fails where its last tick did.
 pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Result<Report, TickError> {
     let Tick { every_s, for_s } = event.payload;
     let started = Instant::now();
@@ -31,17 +33,25 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
     let mut total = Report::default();
     let mut tick = started;
     loop {
-        let report = context.relay.drain(deadline).await?;
-        tracing::info!(
-            published = report.published,
-            backlog = report.backlog,
-            gaps = report.gaps,
-            "outbox drained"
-        );
-        total = Report { published: total.published + report.published, ..report };
+        let failure = match context.relay.drain(deadline).await {
+            Ok(report) => {
+                tracing::info!(
+                    published = report.published,
+                    backlog = report.backlog,
+                    gaps = report.gaps,
+                    "outbox drained"
+                );
+                total = Report { published: total.published + report.published, ..report };
+                None
+            }
+            Err(error) => Some(error),
+        };
         tick += every;
         if tick >= last_tick_before || tick >= deadline {
-            return Ok(total);
+            return failure.map_or(Ok(total), |error| Err(error.into()));
+        }
+        if let Some(error) = failure {
+            tracing::error!(error = chain(&error), "outbox not drained, the next tick tries again");
         }
         tokio::time::sleep_until(tick.into()).await;
     }
