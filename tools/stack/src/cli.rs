@@ -11,6 +11,7 @@ use clap::Subcommand;
 use crate::progress::Progress;
 use crate::services::Service;
 use crate::stack::{ServiceStatus, Stack};
+use crate::system::{System, SystemLock};
 
 /// How often a followed log is looked at.
 const FOLLOW: Duration = Duration::from_millis(200);
@@ -62,6 +63,13 @@ pub async fn run(
             Ok(ExitCode::SUCCESS)
         }
         StackCommand::Down => {
+            match SystemLock::try_acquire(stack.state())? {
+                // Functions and event sources that a killed `watch` or `demo` has left.
+                Some(_lock) => System::stop_leftovers(stack.state()).await?,
+                None => progress.note(
+                    "a `cargo xtask watch` or `demo` is running and goes on without services; Ctrl-C there stops all of it",
+                ),
+            }
             let stopped = stack.down().await?;
             match stopped.len() {
                 0 => println!("nothing was running"),
@@ -118,6 +126,8 @@ async fn reset(stack: &Stack, yes: bool) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
+    let _lock = SystemLock::acquire(stack.state())?;
+    System::stop_leftovers(stack.state()).await?;
     let removed = stack.reset().await?;
     println!(
         "stopped {} services, removed {} files ({} MB)",

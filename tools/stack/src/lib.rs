@@ -29,4 +29,4 @@ pub use progress::{Lines, Progress, Quiet};
 pub use services::Service;
 pub use settings::{Existing, Search, Settings, workspace_root};
 pub use stack::{Removed, ServiceStatus, Stack};
-pub use system::{System, SystemSettings, target_dir};
+pub use system::{System, SystemLock, SystemSettings, target_dir};

@@ -1,7 +1,7 @@
 //! One set of services: started, stopped, asked and broken on purpose.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,11 @@ impl Stack {
     pub fn new(settings: Settings) -> Self {
         let installer = Installer::new(&settings);
         Self { settings, layout: OnceLock::new(), installer }
+    }
+
+    /// Its state folder.
+    pub fn state(&self) -> &Path {
+        &self.settings.state
     }
 
     /// What finds and installs tools for this stack.
@@ -461,7 +466,7 @@ impl Stack {
 }
 
 impl Removed {
-    fn count(&mut self, path: &std::path::Path) -> anyhow::Result<()> {
+    fn count(&mut self, path: &Path) -> anyhow::Result<()> {
         let Ok(meta) = std::fs::symlink_metadata(path) else { return Ok(()) };
         if meta.is_dir() {
             for entry in std::fs::read_dir(path)? {

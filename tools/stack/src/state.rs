@@ -151,31 +151,45 @@ pub(crate) struct FileLock {
 }
 
 impl FileLock {
+    /// The lock, unless someone else holds it.
+    pub(crate) fn try_acquire(path: &Path) -> anyhow::Result<Option<Self>> {
+        let file = Self::open(path)?;
+        Ok(Self::try_lock(&file, path)?.then_some(Self { _file: file }))
+    }
+
     /// Waits for the lock; says once why it waits.
     pub(crate) async fn acquire(
         path: &Path,
         progress: &(dyn Progress + Sync),
         why: &str,
     ) -> anyhow::Result<Self> {
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .with_context(|| format!("could not open the lock {}", path.display()))?;
+        let file = Self::open(path)?;
         let mut told = false;
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("could not lock {}", path.display()));
-                }
-            }
+        while !Self::try_lock(&file, path)? {
             if !told {
                 progress.note(&format!("waiting: {why} ({})", path.display()));
                 told = true;
             }
             tokio::time::sleep(LOCK_POLL).await;
+        }
+        Ok(Self { _file: file })
+    }
+
+    fn open(path: &Path) -> anyhow::Result<File> {
+        File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("could not open the lock {}", path.display()))
+    }
+
+    fn try_lock(file: &File, path: &Path) -> anyhow::Result<bool> {
+        match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("could not lock {}", path.display()))
+            }
         }
     }
 }
@@ -193,6 +207,7 @@ mod tests {
         let second = FileLock::acquire(&path, &Quiet, "second");
         tokio::pin!(second);
         assert!(tokio::time::timeout(LOCK_POLL * 3, &mut second).await.is_err(), "two holders");
+        assert!(FileLock::try_acquire(&path).unwrap().is_none(), "two holders");
         drop(first);
         second.await.unwrap();
     }

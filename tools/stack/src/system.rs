@@ -18,6 +18,7 @@ use crate::ports::pick;
 use crate::process::{Launch, ProcessId, end_of};
 use crate::progress::{Progress, track};
 use crate::settings::{Search, workspace_root};
+use crate::state::{FileLock, Layout};
 use crate::versions::HOST;
 
 /// How long the emulator may take to answer its first request.
@@ -56,6 +57,30 @@ struct Running {
     log: PathBuf,
 }
 
+/// Held by the one who runs a system in a state folder, until that process ends, however it ends. Without it, two
+/// of them would end each other: each takes what the other has started for leftovers.
+#[derive(Debug)]
+pub struct SystemLock {
+    _lock: FileLock,
+}
+
+impl SystemLock {
+    /// An error that says what to do while someone else holds it.
+    pub fn acquire(state: &Path) -> anyhow::Result<Self> {
+        Self::try_acquire(state)?.context(
+            "a `cargo xtask watch` or `demo` is running here already: stop it first (Ctrl-C in its terminal)",
+        )
+    }
+
+    /// None while someone else holds it.
+    pub fn try_acquire(state: &Path) -> anyhow::Result<Option<Self>> {
+        let layout = Layout::new(state)?;
+        layout.create()?;
+        let lock = FileLock::try_acquire(&layout.run().join("system.lock"))?;
+        Ok(lock.map(|lock| Self { _lock: lock }))
+    }
+}
+
 /// Carried by every process of a system: the state folder that it belongs to.
 const MARK: &str = "OUTFLOW_SYSTEM";
 
@@ -85,6 +110,10 @@ impl System {
         let cargo_lambda = installer.cargo_lambda(progress).await?;
         track(progress, "starting the functions", async {
             let functions_port = pick(None, settings.port, &BTreeSet::new())?;
+            if settings.port != 0 && functions_port != settings.port {
+                progress
+                    .note(&format!("the functions listen on {functions_port}: {} is taken", settings.port));
+            }
             let events_port = pick(
                 None,
                 settings.port.saturating_add(u16::from(settings.port != 0)),

@@ -4,7 +4,7 @@ use crate::interrupt::interrupted;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
-use outflow_stack::{Existing, Settings, versions::FUNCTIONS_PORT};
+use outflow_stack::{Existing, Settings, SystemLock, versions::FUNCTIONS_PORT};
 use secrecy::ExposeSecret;
 use serde::Serialize;
 use serde_json::Value;
@@ -32,7 +32,7 @@ const CLICKHOUSE_TIME: &[BorrowedFormatItem<'_>] =
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Orders to send
+    /// Orders to send: 4 to 1,000,000
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(4..=1_000_000))]
     orders: u64,
     /// The same seed sends the same orders
@@ -85,6 +85,7 @@ struct Outcome {
 
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut settings = Settings::workspace()?;
+    let _lock = SystemLock::acquire(&settings.state)?;
     match args.services {
         Services::Auto => {}
         Services::Processes => settings.existing = Existing::default(),

@@ -1,7 +1,7 @@
 //! `cargo xtask watch`: the whole pipe in the foreground.
 
 use crate::interrupt::interrupted;
-use outflow_stack::{Settings, versions::FUNCTIONS_PORT};
+use outflow_stack::{Settings, SystemLock, versions::FUNCTIONS_PORT};
 use std::{process::ExitCode, time::Duration};
 use xtask::{pipe::Pipe, progress::Terminal};
 
@@ -10,6 +10,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let settings = Settings::workspace()?;
+    let _lock = SystemLock::acquire(&settings.state)?;
     let progress = Terminal::new();
     let outcome = tokio::select! {
         outcome = serve(settings.clone(), &progress) => outcome,
