@@ -80,7 +80,7 @@ pub(crate) struct Sources {
 pub(crate) struct RegistryArg {
     /// file:///folder, a plain folder, or s3://bucket/prefix.
     #[arg(long = "registry", value_name = "URL", env = "OUTFLOW_TRANSFORM_REGISTRY")]
-    location: String,
+    location: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -110,7 +110,10 @@ pub(crate) async fn run(command: TransformCommand) -> anyhow::Result<Finding> {
 
 impl RegistryArg {
     fn open(&self) -> anyhow::Result<Registry> {
-        Registry::open(&self.location).context("give --registry or set OUTFLOW_TRANSFORM_REGISTRY")
+        let location = self.location.as_deref().context(
+            "environment variable OUTFLOW_TRANSFORM_REGISTRY is missing: set it (`cargo xtask stack env` prints the local values), or give --registry",
+        )?;
+        Registry::open(location).context("give another --registry or OUTFLOW_TRANSFORM_REGISTRY")
     }
 }
 

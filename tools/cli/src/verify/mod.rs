@@ -112,14 +112,21 @@ pub(crate) async fn run(args: VerifyArgs) -> anyhow::Result<Finding> {
     let config: Config = outflow_telemetry::config::from_env()?;
     let store = Store::new(config.database_url.expose_secret())?;
     let reader = Reader::new(&config.clickhouse)?;
-    let time_zone = reader.time_zone().await?;
+    let time_zone = reader.time_zone().await.with_context(|| {
+        format!(
+            "ClickHouse at {} was not asked: `cargo xtask stack status` tells what runs",
+            config.clickhouse.clickhouse_url
+        )
+    })?;
     let clock = ShopClock::new(&time_zone)?;
     let range = Range::new(args.from.as_deref(), args.to.as_deref(), &clock)?;
 
     let mut truth = Truth::open(store.pool(), range.asked);
     let mut stored = reader.orders(range.all)?;
     let mut cells = cells::Tally::new(range.all, clock);
-    let orders = orders::compare(&mut truth, &mut stored, |order| cells.add(order)).await?;
+    let orders = orders::compare(&mut truth, &mut stored, |order| cells.add(order))
+        .await
+        .context("the orders were not compared: `cargo xtask stack status` tells what runs")?;
     let cells = cells.compare(&reader).await?;
 
     let report = Report::new(orders, cells, time_zone);
