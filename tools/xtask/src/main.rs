@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use xtask::progress::Terminal;
 
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", about = "Developer commands of Outflow")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Developer commands of Outflow")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
