@@ -116,7 +116,7 @@ async fn at_the_bound_of_gaps_the_position_stops_and_goes_on_once_they_are_dead(
         max_gaps: 2,
         batch_rows: 10,
         gap_grace: Duration::ZERO,
-        lease: Duration::from_secs(2),
+        lease: Duration::from_secs(10),
         ..RelaySettings::default()
     };
     let relay = Relay::new(&shop.database_url, recorder.clone(), settings).unwrap();

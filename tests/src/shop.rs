@@ -89,7 +89,8 @@ impl TestShop {
     /// # Panics
     /// Where the settings do not fit together.
     pub fn relay<P: Publisher>(&self, publisher: P, batch_rows: usize, gap_grace: Duration) -> Relay<P> {
-        let lease = publisher.timeout() + Duration::from_secs(2);
+        // Long enough for a busy machine: a drain that loses its lease fails.
+        let lease = publisher.timeout() + Duration::from_secs(10);
         let settings = RelaySettings { batch_rows, gap_grace, lease, ..RelaySettings::default() };
         Relay::new(&self.database_url, publisher, settings).expect("the settings fit together")
     }
