@@ -268,7 +268,8 @@ fn launch_emulator(settings: &SystemSettings, cargo_lambda: &Path, port: u16) ->
         launch = launch.env(name, value);
     }
     launch = launch.env(MARK, &settings.state);
-    launch = launch.env(&runner_variable(), workspace_root().join("tools/stack/supervise.sh"));
+    // Relative, since cargo splits it at spaces: the workspace's own path may have some.
+    launch = launch.env(&runner_variable(), "tools/stack/supervise.sh");
     run(launch, settings.state.join("logs/functions.log"))
 }
 
