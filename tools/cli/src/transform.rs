@@ -3,7 +3,7 @@
 mod live;
 
 use crate::output::{Finding, Json};
-use anyhow::{Context, bail};
+use anyhow::{Context, Error, anyhow, bail};
 use clap::{Args, Subcommand};
 use outflow_transform::{
     Digest, Engine, Limits, Module, ModuleInfo, Pointer, Registry, RegistryError, compile,
@@ -217,7 +217,9 @@ async fn activate(
     registry: &Registry,
     json: &Json,
 ) -> anyhow::Result<Finding> {
-    let info = registry.find(digest).await.context("`outflow transform status` lists what is published")?;
+    let info = registry.find(digest).await.map_err(|error| {
+        anyhow!("{:#}; `outflow transform status` lists what is published", Error::from(error))
+    })?;
     if checked {
         match live::differences(&info).await? {
             None => eprintln!("outflow: OUTFLOW_CLICKHOUSE_URL isn't set, so the live table isn't looked at"),

@@ -309,7 +309,8 @@ impl Stack {
         }
         layout.store_ports(&remembered)?;
         if usual != 0 && port != usual {
-            progress.note(&format!("{service} listens on {port}: {usual} is taken"));
+            let why = if ports::is_free(usual) { "as before" } else { &format!("{usual} is taken") };
+            progress.note(&format!("{service} listens on {port}: {why}"));
         }
         Ok((secrets, port, internal_port))
     }

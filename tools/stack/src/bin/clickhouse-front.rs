@@ -1,5 +1,6 @@
 //! `clickhouse-front`: ClickHouse's HTTP interface over libchdb, as a process of its own.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ fn main() -> anyhow::Result<()> {
     in_utc()?;
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let settings = FrontSettings {
