@@ -30,8 +30,8 @@ pub enum CompileError {
 /// Builds the guest crate `name` of the workspace in `transforms` with cargo, and wraps it into a component.
 /// Returns the component's path, `target/components/NAME.wasm` in that workspace.
 ///
-/// Paths of this machine are kept out of the module, so that the same source gives the same digest for
-/// everybody who has the same compiler.
+/// The module holds no path of this machine. The same source in the same folder gives the same digest; in another
+/// folder it doesn't: cargo hashes the workspace's path into symbols, and they decide the order of functions.
 pub fn build_guest(transforms: &Path, name: &str) -> Result<PathBuf, CompileError> {
     const TARGET: &str = "wasm32-unknown-unknown";
     let file = |path: &Path, action| {
