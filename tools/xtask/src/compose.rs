@@ -1,6 +1,6 @@
 //! The services of `docker-compose.yml`, for those who have Docker.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use outflow_stack::{
     Existing,
     versions::{
@@ -17,8 +17,8 @@ pub(crate) async fn up() -> anyhow::Result<Existing> {
     let root = workspace_root();
     let env_file = root.join(".env");
     let env: HashMap<String, String> =
-        dotenvy::from_path_iter(&env_file).and_then(Iterator::collect).with_context(|| {
-            format!("{} cannot be read: .env.example says how to make it", env_file.display())
+        dotenvy::from_path_iter(&env_file).and_then(Iterator::collect).map_err(|error| {
+            anyhow!("{} cannot be read ({error}): .env.example says how to make it", env_file.display())
         })?;
     let password = |name: &str| env.get(name).cloned().with_context(|| format!("{name} is not set in .env"));
     let existing = Existing {
@@ -38,7 +38,8 @@ pub(crate) async fn up() -> anyhow::Result<Existing> {
         .context("docker could not be run: install Docker with its compose plugin, or leave out --services compose")?;
     ensure!(
         status.success(),
-        "docker compose up failed ({status}): see above, or leave out --services compose"
+        "docker compose up failed ({status}, its reason is above): it wants Docker's daemon and the compose plugin 2.24 \
+         or newer; without --services compose no Docker is needed"
     );
     Ok(existing)
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: from nothing to sales figures that are held against MySQL.
 
 use crate::interrupt::interrupted;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use outflow_stack::{Existing, Settings, SystemLock, versions::FUNCTIONS_PORT};
@@ -84,6 +84,15 @@ struct Outcome {
 }
 
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+    if let Some(file) = &args.json {
+        // Told now, not when all is done.
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        ensure!(
+            folder.is_none_or(Path::is_dir),
+            "{} has no folder: make it, or name another file",
+            file.display()
+        );
+    }
     let mut settings = Settings::workspace()?;
     let _lock = SystemLock::acquire(&settings.state)?;
     match args.services {
