@@ -257,7 +257,9 @@ async fn send(args: &DemoArgs, pipe: &Pipe, run: &Run, progress: &Terminal) -> a
     };
     let all_sent = async {
         while let Some(result) = customers.join_next().await {
-            result.context("a customer's task ended")??;
+            result.context("a customer's task ended")?.with_context(|| {
+                format!("an order was not taken; look into {}", pipe.system.logs()[0].display())
+            })?;
         }
         anyhow::Ok(())
     };

@@ -4,14 +4,14 @@ use crate::catalogue;
 use anyhow::{Context, bail};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Customers who order at the same moment. The emulator queues 100 requests for a function and stalls beyond.
 pub const CUSTOMERS: usize = 8;
 /// A first request starts its function, which takes seconds; one whose function dies is never answered.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Tries of one order while a service is away.
-const TRIES: u32 = 60;
+/// How long one order is tried while a service is away. A function that cannot start never answers.
+const PATIENCE: Duration = Duration::from_secs(180);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Orders as they would come: few lines, few pieces, some products far more wanted than others.
@@ -78,12 +78,11 @@ impl Customer {
     /// # Errors
     /// Where the order is refused, or the shop stays away.
     pub async fn order(&self, body: &Value) -> anyhow::Result<Value> {
-        let mut tries = 0;
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            tries += 1;
             match self.post(body.to_string()).await {
                 Ok((201, order)) => return Ok(order),
-                Ok((503, _)) | Err(_) if tries < TRIES => tokio::time::sleep(RETRY_PAUSE).await,
+                Ok((503, _)) | Err(_) if Instant::now() < deadline => tokio::time::sleep(RETRY_PAUSE).await,
                 Ok((status, answer)) => bail!("POST /orders answered {status}: {answer}"),
                 Err(error) => return Err(error),
             }
