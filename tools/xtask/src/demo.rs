@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, watch};
 use xtask::{
     figures::number,
     load::{CUSTOMERS, Customer, Orders},
-    pipe::{CHANGED_TRANSFORM, Pipe},
+    pipe::{CHANGED_TRANSFORM, FIRST_TRANSFORM, Pipe},
     progress::Terminal,
 };
 
@@ -123,6 +123,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 async fn demo(args: &DemoArgs, settings: Settings, progress: &Terminal) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let pipe = Pipe::start(settings, FUNCTIONS_PORT, progress).await?;
+    progress.track("activating the first transform", pipe.outflow.switch_to(FIRST_TRANSFORM)).await?;
     let run = Run::begin(&pipe).await?;
     let setup = started.elapsed();
 
@@ -249,8 +250,7 @@ async fn send(args: &DemoArgs, pipe: &Pipe, run: &Run, progress: &Terminal) -> a
             run.since
         );
         pipe.wait_for("the first transform's rows are loaded", &before, |n| n > 0).await?;
-        let digest = pipe.outflow.publish(CHANGED_TRANSFORM).await?;
-        pipe.outflow.activate(&digest).await?;
+        let digest = pipe.outflow.switch_to(CHANGED_TRANSFORM).await?;
         swapped_tx.send_replace(true);
         progress_note(progress, &digest);
         anyhow::Ok(())

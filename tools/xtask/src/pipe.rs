@@ -52,9 +52,10 @@ impl Pipe {
             })
             .await?;
         progress
-            .track("publishing the first transform", async {
-                let digest = outflow.publish(FIRST_TRANSFORM).await?;
-                outflow.activate(&digest).await
+            .track("looking for the active transform", async {
+                // What somebody has activated stays: only an empty registry is given a first one.
+                let (code, _) = outflow.try_run(&["transform", "status"]).await?;
+                if code == 0 { Ok(()) } else { outflow.switch_to(FIRST_TRANSFORM).await.map(drop) }
             })
             .await?;
         let settings = SystemSettings { state, env, port: functions_port };
@@ -204,6 +205,16 @@ impl Outflow {
     /// Where it is refused.
     pub async fn activate(&self, digest: &str) -> anyhow::Result<()> {
         self.run(&["transform", "activate", digest]).await.map(drop)
+    }
+
+    /// Builds, publishes and activates a transform of this workspace; its digest.
+    ///
+    /// # Errors
+    /// Where it does not build, or is refused.
+    pub async fn switch_to(&self, transform: &str) -> anyhow::Result<String> {
+        let digest = self.publish(transform).await?;
+        self.activate(&digest).await?;
+        Ok(digest)
     }
 
     /// MySQL's truth against ClickHouse's figures: the report, and whether all is well.

@@ -3,10 +3,7 @@
 use crate::interrupt::interrupted;
 use outflow_stack::{Settings, SystemLock, versions::FUNCTIONS_PORT};
 use std::{process::ExitCode, time::Duration};
-use xtask::{
-    pipe::{FIRST_TRANSFORM, Pipe},
-    progress::Terminal,
-};
+use xtask::{pipe::Pipe, progress::Terminal};
 
 /// How often the processes are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -32,9 +29,6 @@ async fn serve(settings: Settings, progress: &Terminal) -> anyhow::Result<()> {
     println!("functions   {url}/2015-03-31/functions/NAME/invocations");
     println!("events      {} (asynchronous invocations)", pipe.system.events_url);
     println!("clickhouse  {} (cargo outflow verify compares it with MySQL)", pipe.endpoints.clickhouse.url);
-    println!(
-        "transform   {FIRST_TRANSFORM}, as at every start (cargo outflow transform publish|activate changes it)"
-    );
     println!("logs        {}", pipe.system.logs().map(|log| log.display().to_string()).join(" "));
     println!("Ctrl-C stops all of it; data stays for the next start");
     loop {
