@@ -192,6 +192,7 @@ mod tests {
         assert_eq!(problem.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(!problem.detail.contains("pool"), "{}", problem.detail);
     }
+
     #[test]
     fn a_commit_without_an_answer_is_not_told_as_nothing_written() {
         let order_id = outflow_domain::OrderId(uuid::Uuid::nil());
