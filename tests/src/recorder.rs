@@ -1,6 +1,6 @@
 //! A publisher that remembers, and that can be made to fail or to let something happen in the middle.
 
-use outflow_outbox::{OutboxEvent, PublishError, Publisher};
+use outflow_outbox::{FailureKind, OutboxEvent, PublishError, Publisher};
 use std::{
     fmt,
     future::Future,
@@ -67,7 +67,11 @@ impl Publisher for Recorder {
             .iter()
             .map(|event| {
                 if refused.contains(&event.aggregate_id) {
-                    return Err(PublishError("refused by the test".into()));
+                    return Err(PublishError {
+                        kind: FailureKind::Retriable,
+                        cause: "unconfirmed",
+                        source: "refused by the test".into(),
+                    });
                 }
                 published.push(event.clone());
                 Ok(())

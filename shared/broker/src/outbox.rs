@@ -1,7 +1,7 @@
 //! The outbox's way to Kafka: topic, key and headers of an event.
 
 use crate::producer::{Producer, Record};
-use outflow_outbox::{OutboxEvent, PublishError, Publisher};
+use outflow_outbox::{FailureKind, OutboxEvent, PublishError, Publisher};
 use std::time::Duration;
 use time::format_description::well_known::Rfc3339;
 
@@ -25,7 +25,12 @@ impl OutboxPublisher {
 impl Publisher for OutboxPublisher {
     async fn publish(&self, events: &[OutboxEvent]) -> Vec<Result<(), PublishError>> {
         let results = self.producer.send_all(events.iter().map(record).collect()).await;
-        results.into_iter().map(|result| result.map_err(|error| PublishError(Box::new(error)))).collect()
+        let unconfirmed = |error| PublishError {
+            kind: FailureKind::Retriable,
+            cause: "unconfirmed",
+            source: Box::new(error),
+        };
+        results.into_iter().map(|result| result.map_err(unconfirmed)).collect()
     }
 
     fn timeout(&self) -> Duration {

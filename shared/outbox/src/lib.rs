@@ -18,6 +18,6 @@ mod writer;
 pub use error::{RelayError, WriteError};
 pub use event::{NewEvent, OutboxEvent};
 pub use gaps::{Gap, Gaps};
-pub use publisher::{PublishError, Publisher};
+pub use publisher::{FailureKind, PublishError, Publisher};
 pub use relay::{Relay, RelaySettings, Report};
 pub use writer::{MAX_EVENT_BYTES, write};
