@@ -11,10 +11,7 @@ pub(crate) struct TickError(#[from] RelayError);
 impl TickError {
     /// The next tick is the retry: nothing of a failed drain is lost.
     fn kind(&self) -> ErrorKind {
-        match self.0 {
-            RelayError::Isolation { .. } | RelayError::LeaseTooShort { .. } => ErrorKind::Bug,
-            _ => ErrorKind::Retriable,
-        }
+        if self.0.is_misconfiguration() { ErrorKind::Bug } else { ErrorKind::Retriable }
     }
 }
 

@@ -17,12 +17,37 @@ pub enum WriteError {
 /// One drain ended early. What was not confirmed stays in the outbox, below the position nothing is lost.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    #[error("relay could not connect to mysql")]
-    Connect(#[source] sqlx::Error),
+    #[error("setting {setting} is out of bounds, wants {wanted}")]
+    Setting { setting: &'static str, wanted: &'static str },
     #[error("lease of {lease:?} must be longer than the publisher's timeout of {publisher:?}: raise it")]
     LeaseTooShort { lease: Duration, publisher: Duration },
+    #[error("relay could not connect to mysql")]
+    Connect(#[source] sqlx::Error),
+    #[error("mysql did not {operation} within {limit:?}")]
+    OutOfTime { operation: &'static str, limit: Duration },
+    #[error("server {version} cannot carry an outbox: wants MySQL 8.0 or newer")]
+    Server { version: String },
+    #[error("mysql is read-only: point the relay to the server that takes writes")]
+    ReadOnly,
     #[error("relay runs at isolation {found}, wants READ-COMMITTED: anything stricter blocks writers")]
     Isolation { found: String },
+    #[error("{missing} is missing in the database: run `outflow init`, or the migrations of outflow-outbox")]
+    Schema {
+        missing: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("the relay's user may not {privilege}: run `{mend}` as an administrator")]
+    Privilege {
+        privilege: &'static str,
+        mend: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error(
+        "group {group} has no position, but others have: it would publish all events again; choose one of them, or set start_new_group"
+    )]
+    NewGroup { group: String },
     #[error("lease of relay group {group} could not be taken or given back")]
     Lease {
         group: String,
@@ -45,19 +70,24 @@ pub enum RelayError {
         #[source]
         source: sqlx::Error,
     },
-    #[error("position of relay group {group} could not be moved from {position}")]
+    #[error("parked events of relay group {group} could not be read")]
+    Parked {
+        group: String,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("delivered events could not be pruned")]
+    Prune(#[source] sqlx::Error),
+    #[error("position of relay group {group} could not be moved to {position}")]
     Move {
         group: String,
         position: u64,
         #[source]
         source: sqlx::Error,
     },
-    #[error(
-        "{failed} of {events} events were not confirmed, position stays at {position}; the first is {event_id}"
-    )]
+    #[error("{failed} events were not confirmed, position stays at {position}; the first is {event_id}")]
     Publish {
         failed: usize,
-        events: usize,
         position: u64,
         event_id: String,
         #[source]
@@ -67,4 +97,24 @@ pub enum RelayError {
         "group {group} has {gaps} open gaps, the limit is {limit}: end the oldest open transaction on mysql"
     )]
     TooManyGaps { group: String, gaps: usize, limit: usize },
+    #[error(
+        "group {group} has {limit} parked aggregates or more, the position stops: see `outflow outbox list --by-cause`"
+    )]
+    TooManyParked { group: String, limit: usize },
+}
+
+impl RelayError {
+    /// Nothing but a change of settings, schema or privileges helps: somebody has to look.
+    pub fn is_misconfiguration(&self) -> bool {
+        matches!(
+            self,
+            Self::Setting { .. }
+                | Self::LeaseTooShort { .. }
+                | Self::Server { .. }
+                | Self::Isolation { .. }
+                | Self::Schema { .. }
+                | Self::Privilege { .. }
+                | Self::NewGroup { .. }
+        )
+    }
 }

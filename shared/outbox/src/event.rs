@@ -37,3 +37,11 @@ pub struct OutboxEvent {
     /// UTC: when it was written.
     pub created_at: OffsetDateTime,
 }
+
+impl OutboxEvent {
+    /// About what it takes in memory, and in a record.
+    pub fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.payload.len() + self.aggregate_id.len() + headers + 256
+    }
+}

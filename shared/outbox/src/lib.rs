@@ -6,18 +6,28 @@
 //!
 //! Must not: know what an event means, or which broker it goes to.
 
+mod burial;
+mod dispatch;
 mod error;
 mod event;
+mod failover;
+mod failures;
+mod flow;
 mod gaps;
 mod lease;
 mod log;
+pub mod metrics;
+pub mod operator;
 mod publisher;
 mod relay;
+mod safety;
+mod session;
+mod settings;
 mod writer;
 
 pub use error::{RelayError, WriteError};
 pub use event::{NewEvent, OutboxEvent};
-pub use gaps::{Gap, Gaps};
 pub use publisher::{FailureKind, PublishError, Publisher};
-pub use relay::{Relay, RelaySettings, Report};
+pub use relay::Relay;
+pub use settings::{RelaySettings, Report, RetrySettings};
 pub use writer::{MAX_EVENT_BYTES, write};

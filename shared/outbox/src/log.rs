@@ -1,144 +1,267 @@
-//! The SQL of the log: pages, gaps, position, checkpoints. No decision is taken here.
+//! The SQL of the log: where a group stands, pages, moving the position. No decision is taken here.
 
 use crate::{
     error::RelayError,
     event::OutboxEvent,
-    gaps::{Gap, Gaps},
+    failures::{self, FailureChanges},
+    gaps::{Gap, GapChanges, Gaps},
     lease::Lease,
 };
-use sqlx::{MySql, MySqlPool, QueryBuilder, Row, mysql::MySqlRow};
-use std::{collections::BTreeMap, time::Duration};
+use futures_util::TryStreamExt;
+use sqlx::{AssertSqlSafe, Connection, MySql, MySqlConnection, QueryBuilder, Row, mysql::MySqlRow};
+use std::{fmt::Write, time::Duration};
 use time::PrimitiveDateTime;
-use uuid::Uuid;
 
-const COLUMNS: &str = "SELECT id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version,
-     CAST(payload AS CHAR) AS payload, CAST(headers AS CHAR) AS headers, created_at FROM outbox";
-/// Ranges asked for in one statement: far below where MySQL's range optimizer gives up and scans.
-const RANGES_A_STATEMENT: usize = 500;
-/// MySQL's answer to `NOWAIT` on a row that another transaction holds.
-const LOCK_NOT_AVAILABLE: u16 = 3572;
+/// Ranges in one statement: two placeholders each, and MySQL takes 65,535.
+pub(crate) const MOST_RANGES: usize = 16_000;
+/// Rows of a table changed by one statement.
+const ROWS_A_STATEMENT: usize = 1_000;
 
-/// Rows found in gaps, in id order; complete up to `complete_to`, beyond it there may be more.
-pub(crate) struct Appeared {
-    pub(crate) events: Vec<OutboxEvent>,
-    pub(crate) complete: bool,
+/// Where a group stands, in one cheap query.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// UTC, the database's clock.
+    pub(crate) now: PrimitiveDateTime,
+    /// None where the group has no position yet.
+    pub(crate) position: Option<u64>,
+    /// None in an empty outbox.
+    pub(crate) last_id: Option<u64>,
+    /// Since the first event behind the position was written.
+    pub(crate) oldest_age: Duration,
+    pub(crate) lease_held: bool,
+    /// The lease is over, and nobody has given it back.
+    pub(crate) lease_abandoned: bool,
+    pub(crate) paused: bool,
+    pub(crate) has_gaps: bool,
+    pub(crate) has_due: bool,
+    /// Whatever the state: some wait though no head is due.
+    pub(crate) has_parked: bool,
+    pub(crate) parked: u64,
+    pub(crate) server_uuid: String,
+    /// The server the position was last moved on.
+    pub(crate) known_server_uuid: Option<String>,
+    pub(crate) isolation: String,
+    pub(crate) read_only: bool,
+    pub(crate) id_increment: u64,
+    pub(crate) id_offset: u64,
 }
 
-pub(crate) async fn now(pool: &MySqlPool) -> Result<PrimitiveDateTime, sqlx::Error> {
-    sqlx::query_scalar("SELECT UTC_TIMESTAMP(6)").fetch_one(pool).await
+impl Standing {
+    /// Ids behind the position: an estimate of the backlog that costs nothing.
+    pub(crate) fn backlog(&self) -> u64 {
+        self.last_id.unwrap_or(0).saturating_sub(self.position.unwrap_or(0))
+    }
+
+    /// Nothing to publish, to ask again or to set right.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.last_id.unwrap_or(0) == self.position.unwrap_or(0)
+            && !self.has_gaps
+            && !self.has_due
+            && self.known_server_uuid.as_ref().is_none_or(|known| *known == self.server_uuid)
+    }
 }
 
-/// The next rows behind the position, in id order.
-pub(crate) async fn read_page(
-    pool: &MySqlPool,
-    position: u64,
-    rows: usize,
-) -> Result<Vec<OutboxEvent>, RelayError> {
-    let failed = |source| RelayError::Read { position, source };
-    QueryBuilder::<MySql>::new(COLUMNS)
-        .push(" WHERE id > ")
-        .push_bind(position)
-        .push(" ORDER BY id LIMIT ")
-        .push_bind(row_limit(rows))
-        .build()
-        .fetch_all(pool)
-        .await
-        .map_err(failed)?
-        .iter()
-        .map(event)
-        .collect::<Result<_, _>>()
-        .map_err(failed)
+/// One primary-key read for each thing that it tells; none of them grows with the table. The group, six times.
+pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o.last_id,
+     (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, CURRENT_TIMESTAMP(6)) FROM outbox
+      WHERE id > (SELECT COALESCE(MAX(position), 0) FROM outbox_position WHERE relay_group = ?)
+      ORDER BY id LIMIT 1) AS oldest_age_us,
+     COALESCE(p.lease_until > UTC_TIMESTAMP(6), FALSE) AS lease_held,
+     COALESCE(p.lease_until <= UTC_TIMESTAMP(6), FALSE) AS lease_abandoned,
+     p.paused_at IS NOT NULL AS paused,
+     EXISTS (SELECT 1 FROM outbox_gaps WHERE relay_group = ?) AS has_gaps,
+     EXISTS (SELECT 1 FROM outbox_failures WHERE relay_group = ? AND state = 'retry'
+             AND next_attempt_at <= UTC_TIMESTAMP(6)) AS has_due,
+     EXISTS (SELECT 1 FROM outbox_failures WHERE relay_group = ?) AS has_parked,
+     (SELECT COUNT(*) FROM outbox_failures WHERE relay_group = ? AND state IN ('retry', 'dead')) AS parked,
+     @@server_uuid AS server_uuid, p.server_uuid AS known_server_uuid,
+     @@transaction_isolation AS isolation,
+     @@global.read_only OR @@global.super_read_only AS read_only,
+     @@global.auto_increment_increment AS id_increment, @@global.auto_increment_offset AS id_offset
+ FROM (SELECT MAX(id) AS last_id FROM outbox) o
+ LEFT JOIN outbox_position p ON p.relay_group = ?";
+
+pub(crate) async fn standing(connection: &mut MySqlConnection, group: &str) -> Result<Standing, sqlx::Error> {
+    let mut query = sqlx::query(STANDING);
+    for _ in 0..6 {
+        query = query.bind(group);
+    }
+    let row = query.fetch_one(connection).await?;
+    let flag = |name: &str| row.try_get::<i64, _>(name).map(|flag| flag != 0);
+    let oldest_age: Option<i64> = row.try_get("oldest_age_us")?;
+    Ok(Standing {
+        now: row.try_get("now")?,
+        position: row.try_get("position")?,
+        last_id: row.try_get("last_id")?,
+        oldest_age: Duration::from_micros(oldest_age.and_then(|us| u64::try_from(us).ok()).unwrap_or(0)),
+        lease_held: flag("lease_held")?,
+        lease_abandoned: flag("lease_abandoned")?,
+        paused: flag("paused")?,
+        has_gaps: flag("has_gaps")?,
+        has_due: flag("has_due")?,
+        has_parked: flag("has_parked")?,
+        parked: row.try_get::<i64, _>("parked")?.unsigned_abs(),
+        server_uuid: row.try_get("server_uuid")?,
+        known_server_uuid: row.try_get("known_server_uuid")?,
+        isolation: row.try_get("isolation")?,
+        read_only: flag("read_only")?,
+        id_increment: row.try_get_unchecked("id_increment")?,
+        id_offset: row.try_get_unchecked("id_offset")?,
+    })
 }
 
-/// Reads the gaps again: rows that have appeared in them since, in id order.
+/// Rows in id order, and whether there may be more behind them.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) rows: Vec<Fetched>,
+    pub(crate) more: bool,
+}
+
+/// A row, and what is wrong with it where it is no event that can be published.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) event: OutboxEvent,
+    pub(crate) fault: Option<String>,
+}
+
+/// What there is in the gaps and behind the position, lowest ids first, in one snapshot.
 ///
-/// Ranges are read from the highest to the lowest. Where version 2 of an aggregate is visible in a higher range, its
-/// version 1 was committed before, and a later statement on a lower range sees it; the other way round it would not.
-pub(crate) async fn read_gaps(
-    pool: &MySqlPool,
-    gaps: &Gaps,
+/// In one snapshot, because a version that is visible was written after the one before it was committed: where a row is
+/// in the answer, so is every row of its aggregate below it, whichever gap it has appeared in.
+pub(crate) async fn read_page(
+    connection: &mut MySqlConnection,
     position: u64,
-    rows: usize,
-) -> Result<Appeared, RelayError> {
+    gaps: &[(u64, u64)],
+    (rows, bytes): (usize, usize),
+) -> Result<Page, RelayError> {
     let failed = |source| RelayError::Read { position, source };
-    let ranges: Vec<Gap> = gaps.iter().rev().collect();
-    let mut events = Vec::new();
-    let mut complete_to = u64::MAX;
-    for chunk in ranges.chunks(RANGES_A_STATEMENT) {
-        let mut query = QueryBuilder::<MySql>::new(COLUMNS);
-        query.push(" WHERE ");
-        for (index, gap) in chunk.iter().enumerate() {
-            query.push(if index == 0 { "" } else { " OR " });
-            query.push("id BETWEEN ").push_bind(gap.first).push(" AND ").push_bind(gap.last);
-        }
-        query.push(" ORDER BY id LIMIT ").push_bind(row_limit(rows));
-        // Each number of ranges is a statement of its own; keeping them prepared would fill the server's cache.
-        let found = query.build().persistent(false).fetch_all(pool).await.map_err(failed)?;
-        let found = found.iter().map(event).collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        if found.len() >= rows
-            && let Some(last) = found.last()
-        {
-            complete_to = complete_to.min(last.id);
-        }
-        events.extend(found);
+    let mut query = sqlx::query(AssertSqlSafe(page_sql(gaps.len()))).bind(position);
+    for (first, last) in padded(gaps) {
+        query = query.bind(first).bind(last);
     }
-    events.retain(|event| event.id <= complete_to);
-    events.sort_by_key(|event| event.id);
-    Ok(Appeared { events, complete: complete_to == u64::MAX })
+    let mut stream = query.bind(rows as u64).fetch(connection);
+    let mut page = Page { rows: Vec::with_capacity(rows.min(1_024)), more: false };
+    let mut read = 0;
+    while let Some(row) = stream.try_next().await.map_err(failed)? {
+        let fetched = fetched(&row).map_err(failed)?;
+        read += fetched.event.bytes();
+        page.rows.push(fetched);
+        if page.rows.len() >= rows || read >= bytes {
+            page.more = true;
+            break;
+        }
+    }
+    Ok(page)
 }
 
-pub(crate) async fn load_gaps(pool: &MySqlPool, group: &str) -> Result<Gaps, RelayError> {
-    let failed = |source| RelayError::CheckGaps { group: group.to_owned(), source };
-    let rows = sqlx::query("SELECT first_id, last_id, first_seen_at FROM outbox_gaps WHERE relay_group = ?")
-        .bind(group)
-        .fetch_all(pool)
-        .await
-        .map_err(failed)?;
-    let mut gaps = Gaps::default();
-    for row in rows {
-        gaps.insert(Gap {
-            first: row.try_get("first_id").map_err(failed)?,
-            last: row.try_get("last_id").map_err(failed)?,
-            first_seen_at: row.try_get("first_seen_at").map_err(failed)?,
-        });
+/// Each number of ranges is a statement of its own, and MySQL keeps them prepared: so there are only a few numbers.
+fn padded_len(ranges: usize) -> usize {
+    match ranges {
+        0 => 0,
+        1..=4 => 4,
+        5..=32 => 32,
+        33..=256 => 256,
+        257..=2_048 => 2_048,
+        _ => MOST_RANGES,
     }
-    Ok(gaps)
 }
 
-/// Moves the position and changes the gaps, together or not at all, if our token is still the newest.
-pub(crate) async fn commit_progress(
-    pool: &MySqlPool,
+fn padded(gaps: &[(u64, u64)]) -> impl Iterator<Item = (u64, u64)> + '_ {
+    let last = gaps.last().copied();
+    let missing = padded_len(gaps.len()) - gaps.len();
+    gaps.iter().copied().chain(std::iter::repeat_n(last, missing).flatten())
+}
+
+/// The statement of a page: position, then first and last id of each range, then the number of rows.
+pub(crate) fn page_sql(ranges: usize) -> String {
+    let mut sql = "SELECT id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers, \
+                   created_at FROM outbox WHERE id > ?"
+        .to_owned();
+    for _ in 0..padded_len(ranges) {
+        sql.push_str(" OR id BETWEEN ? AND ?");
+    }
+    write!(sql, " ORDER BY id LIMIT ?").expect("a string takes all");
+    sql
+}
+
+/// By column number and without asking for types: this runs for every event.
+pub(crate) fn fetched(row: &MySqlRow) -> Result<Fetched, sqlx::Error> {
+    let headers: &str = row.try_get_unchecked(7)?;
+    let (headers, fault) = match parse_headers(headers) {
+        Ok(headers) => (headers, None),
+        Err(error) => (Vec::new(), Some(format!("headers are no object of texts: {error}"))),
+    };
+    let event = OutboxEvent {
+        id: row.try_get_unchecked(0)?,
+        event_id: row.try_get_unchecked(1)?,
+        aggregate_id: row.try_get_unchecked(2)?,
+        aggregate_type: row.try_get_unchecked(3)?,
+        event_type: row.try_get_unchecked(4)?,
+        aggregate_version: row.try_get_unchecked(5)?,
+        payload: row.try_get_unchecked(6)?,
+        headers,
+        created_at: row.try_get_unchecked(8)?,
+    };
+    Ok(Fetched { event, fault })
+}
+
+pub(crate) fn parse_headers(json: &str) -> Result<Vec<(String, String)>, serde_json::Error> {
+    if json == "{}" {
+        return Ok(Vec::new());
+    }
+    // Keeps what is there; MySQL's JSON knows no key twice.
+    let headers: std::collections::BTreeMap<String, String> = serde_json::from_str(json)?;
+    Ok(headers.into_iter().collect())
+}
+
+pub(crate) async fn load_gaps(connection: &mut MySqlConnection, group: &str) -> Result<Vec<Gap>, RelayError> {
+    let rows: Vec<(u64, u64, PrimitiveDateTime)> =
+        sqlx::query_as("SELECT first_id, last_id, first_seen_at FROM outbox_gaps WHERE relay_group = ?")
+            .bind(group)
+            .fetch_all(connection)
+            .await
+            .map_err(|source| RelayError::CheckGaps { group: group.to_owned(), source })?;
+    Ok(rows.into_iter().map(|(first, last, first_seen_at)| Gap { first, last, first_seen_at }).collect())
+}
+
+/// What has been confirmed since the last move.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) position: u64,
+    pub(crate) gaps: GapChanges,
+    pub(crate) failures: FailureChanges,
+    /// The event at the position, where a checkpoint is due.
+    pub(crate) checkpoint: Option<String>,
+}
+
+/// What a move brings back.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    pub(crate) lease_until: std::time::Instant,
+    pub(crate) failures: failures::Written,
+}
+
+/// Moves the position and changes gaps and failures, together or not at all, if our token is still the newest.
+pub(crate) async fn move_position(
+    connection: &mut MySqlConnection,
     lease: &Lease,
-    position: u64,
-    (before, after): (&Gaps, &Gaps),
-    checkpoint: Option<&str>,
-) -> Result<(), RelayError> {
-    let failed = |source| RelayError::Move { group: lease.group.clone(), position: lease.position, source };
-    let mut transaction = pool.begin().await.map_err(failed)?;
-    lease.renew(&mut transaction, Some(position)).await?;
-    let gone: Vec<Gap> = before.iter().filter(|gap| !after.contains(gap)).collect();
-    for chunk in gone.chunks(RANGES_A_STATEMENT) {
-        let mut delete = QueryBuilder::<MySql>::new("DELETE FROM outbox_gaps WHERE relay_group = ");
-        delete.push_bind(&lease.group).push(" AND first_id IN ");
-        delete.push_tuples(chunk, |mut tuple, gap| {
-            tuple.push_bind(gap.first);
-        });
-        delete.build().persistent(false).execute(&mut *transaction).await.map_err(failed)?;
+    progress: &Progress,
+) -> Result<Moved, RelayError> {
+    let Progress { position, gaps, failures, checkpoint } = progress;
+    if gaps.is_empty() && failures.is_empty() && checkpoint.is_none() {
+        // The usual case is a single statement.
+        let lease_until = lease.renew(connection, Some(*position)).await?;
+        return Ok(Moved { lease_until, failures: failures::Written::default() });
     }
-    let new: Vec<Gap> = after.iter().filter(|gap| !before.contains(gap)).collect();
-    for chunk in new.chunks(RANGES_A_STATEMENT) {
-        let mut insert = QueryBuilder::<MySql>::new(
-            "INSERT INTO outbox_gaps (relay_group, first_id, last_id, first_seen_at) ",
-        );
-        insert.push_values(chunk, |mut row, gap| {
-            row.push_bind(&lease.group).push_bind(gap.first).push_bind(gap.last).push_bind(gap.first_seen_at);
-        });
-        insert.build().persistent(false).execute(&mut *transaction).await.map_err(failed)?;
-    }
+    let failed = |source| RelayError::Move { group: lease.group.clone(), position: *position, source };
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let lease_until = lease.renew(&mut transaction, Some(*position)).await?;
+    write_gaps(&mut transaction, &lease.group, gaps).await.map_err(failed)?;
+    let written = failures::write(&mut transaction, &lease.group, failures).await.map_err(failed)?;
     if let Some(event_id) = checkpoint {
         sqlx::query(
-            "INSERT IGNORE INTO outbox_checkpoints (relay_group, position, event_id, moved_at)
-             VALUES (?, ?, ?, UTC_TIMESTAMP(6))",
+            "INSERT INTO outbox_checkpoints (relay_group, position, event_id, moved_at)
+             VALUES (?, ?, ?, UTC_TIMESTAMP(6)) ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)",
         )
         .bind(&lease.group)
         .bind(position)
@@ -147,130 +270,63 @@ pub(crate) async fn commit_progress(
         .await
         .map_err(failed)?;
     }
-    transaction.commit().await.map_err(failed)
+    transaction.commit().await.map_err(failed)?;
+    Ok(Moved { lease_until, failures: written })
 }
 
-/// Those of the gaps that no row can appear in any more.
-///
-/// A gap is dead when it was first seen longer than `grace` ago, no transaction that is still open began before that
-/// sighting, and MySQL finds neither a row nor a lock in it.
-pub(crate) async fn dead_gaps(
-    pool: &MySqlPool,
+async fn write_gaps(
+    connection: &mut MySqlConnection,
     group: &str,
-    gaps: &Gaps,
-    grace: Duration,
-) -> Result<Vec<Gap>, RelayError> {
-    let failed = |source| RelayError::CheckGaps { group: group.to_owned(), source };
-    let now = now(pool).await.map_err(failed)?;
-    let ripe: Vec<Gap> = gaps.iter().filter(|gap| now - gap.first_seen_at > grace).collect();
-    if ripe.is_empty() {
-        return Ok(Vec::new());
+    changes: &GapChanges,
+) -> Result<(), sqlx::Error> {
+    for chunk in changes.gone.chunks(ROWS_A_STATEMENT) {
+        let mut delete = QueryBuilder::<MySql>::new("DELETE FROM outbox_gaps WHERE relay_group = ");
+        delete.push_bind(group).push(" AND first_id IN ");
+        delete.push_tuples(chunk, |mut tuple, first| {
+            tuple.push_bind(first);
+        });
+        delete.build().persistent(false).execute(&mut *connection).await?;
     }
-    let Some(oldest_open) = oldest_open_transaction(pool).await.map_err(failed)? else {
-        return Ok(Vec::new());
-    };
-    let mut dead = Vec::new();
-    for gap in ripe {
-        if oldest_open.is_none_or(|started| started > gap.first_seen_at)
-            && is_empty(pool, gap).await.map_err(failed)?
-        {
-            dead.push(gap);
+    for chunk in changes.changed.chunks(ROWS_A_STATEMENT) {
+        let mut insert = QueryBuilder::<MySql>::new(
+            "INSERT INTO outbox_gaps (relay_group, first_id, last_id, first_seen_at) ",
+        );
+        insert.push_values(chunk, |mut row, gap| {
+            row.push_bind(group).push_bind(gap.first).push_bind(gap.last).push_bind(gap.first_seen_at);
+        });
+        insert.push(
+            " ON DUPLICATE KEY UPDATE last_id = VALUES(last_id), first_seen_at = VALUES(first_seen_at)",
+        );
+        insert.build().persistent(false).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// The ranges of the open gaps, as a page asks for them.
+pub(crate) fn ranges(gaps: &Gaps) -> Vec<(u64, u64)> {
+    gaps.iter().map(|gap| (gap.first, gap.last)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_asks_for_as_many_ranges_as_its_statement_has() {
+        for ranges in [0, 1, 4, 5, 300, 2_049] {
+            let gaps: Vec<_> = (0..ranges as u64).map(|n| (n * 10, n * 10 + 3)).collect();
+            let placeholders = page_sql(ranges).matches('?').count();
+            assert_eq!(placeholders, 2 + 2 * padded(&gaps).count());
+            assert!(padded(&gaps).skip(ranges).all(|range| Some(&range) == gaps.last()));
         }
     }
-    Ok(dead)
-}
 
-/// When the oldest transaction began that is open now, UTC, to the second; the outer None where MySQL does not say.
-///
-/// `innodb_trx` shows a copy that MySQL renews only when nobody has read it for 100 ms, so among eager readers it can be
-/// minutes old and lack the very transaction that matters. It is believed only where it shows the query that reads it.
-async fn oldest_open_transaction(pool: &MySqlPool) -> Result<Option<Option<PrimitiveDateTime>>, sqlx::Error> {
-    const TRIES: u32 = 3;
-    const COPY_AGE: Duration = Duration::from_millis(150);
-    for _ in 0..TRIES {
-        tokio::time::sleep(COPY_AGE).await;
-        let mark = Uuid::now_v7();
-        let mut transaction = pool.begin().await?;
-        // A transaction is told of once it has touched a table.
-        sqlx::query("SELECT COUNT(*) FROM outbox_position FOR SHARE").fetch_one(&mut *transaction).await?;
-        // The server tells a transaction's start in its own zone.
-        let row = QueryBuilder::<MySql>::new(
-            "SELECT MIN(IF(trx_mysql_thread_id = CONNECTION_ID(), NULL, CONVERT_TZ(trx_started, 'SYSTEM', '+00:00')))
-                 AS oldest, CAST(SUM(trx_query LIKE '%",
-        )
-        .push(mark)
-        .push("%') AS SIGNED) AS ours FROM information_schema.innodb_trx")
-        .build()
-        .persistent(false)
-        .fetch_one(&mut *transaction)
-        .await?;
-        transaction.rollback().await?;
-        if row.try_get::<Option<i64>, _>("ours")?.unwrap_or(0) > 0 {
-            return Ok(Some(row.try_get("oldest")?));
-        }
+    #[test]
+    fn headers_are_an_object_of_texts() {
+        assert_eq!(parse_headers("{}").expect("nothing in it"), []);
+        let headers = parse_headers(r#"{"traceparent": "00-1"}"#).expect("an object of texts");
+        assert_eq!(headers, [("traceparent".to_owned(), "00-1".to_owned())]);
+        assert!(parse_headers(r#"{"n": 1}"#).is_err());
+        assert!(parse_headers("[]").is_err());
     }
-    tracing::warn!(
-        "mysql's list of transactions is stale, no gap can be closed now: does something read it all the time?"
-    );
-    Ok(None)
-}
-
-/// No row in the range, and none that an open transaction is about to show.
-async fn is_empty(pool: &MySqlPool, gap: Gap) -> Result<bool, sqlx::Error> {
-    let found = sqlx::query("SELECT id FROM outbox WHERE id BETWEEN ? AND ? LIMIT 1 FOR SHARE NOWAIT")
-        .bind(gap.first)
-        .bind(gap.last)
-        .fetch_optional(pool)
-        .await;
-    match found {
-        Ok(row) => Ok(row.is_none()),
-        Err(sqlx::Error::Database(error)) if mysql_code(error.as_ref()) == Some(LOCK_NOT_AVAILABLE) => {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn mysql_code(error: &dyn sqlx::error::DatabaseError) -> Option<u16> {
-    error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().map(sqlx::mysql::MySqlDatabaseError::number)
-}
-
-/// Ids behind the position (an estimate of the backlog that costs nothing) and the age of the first of them.
-pub(crate) async fn backlog(pool: &MySqlPool, position: u64) -> Result<(u64, Duration), RelayError> {
-    let failed = |source| RelayError::Read { position, source };
-    let row = sqlx::query(
-        "SELECT (SELECT MAX(id) FROM outbox) AS last_id,
-             (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, CURRENT_TIMESTAMP(6)) FROM outbox
-              WHERE id > ? ORDER BY id LIMIT 1) AS age_us",
-    )
-    .bind(position)
-    .fetch_one(pool)
-    .await
-    .map_err(failed)?;
-    let last_id: Option<u64> = row.try_get("last_id").map_err(failed)?;
-    let age_us: Option<i64> = row.try_get("age_us").map_err(failed)?;
-    let age = Duration::from_micros(age_us.map_or(0, |us| u64::try_from(us).unwrap_or(0)));
-    Ok((last_id.unwrap_or(0).saturating_sub(position), age))
-}
-
-fn event(row: &MySqlRow) -> Result<OutboxEvent, sqlx::Error> {
-    let headers: String = row.try_get("headers")?;
-    let headers: BTreeMap<String, String> = serde_json::from_str(&headers).map_err(|source| {
-        sqlx::Error::ColumnDecode { index: "headers".to_owned(), source: Box::new(source) }
-    })?;
-    Ok(OutboxEvent {
-        id: row.try_get("id")?,
-        event_id: row.try_get("event_id")?,
-        aggregate_type: row.try_get("aggregate_type")?,
-        aggregate_id: row.try_get("aggregate_id")?,
-        aggregate_version: row.try_get("aggregate_version")?,
-        event_type: row.try_get("event_type")?,
-        payload: row.try_get("payload")?,
-        headers: headers.into_iter().collect(),
-        created_at: row.try_get("created_at")?,
-    })
-}
-
-fn row_limit(rows: usize) -> u64 {
-    u64::try_from(rows).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,155 @@
+//! What a relay refuses to start on, because it would be silently wrong, and how to mend it.
+
+use crate::{burial::mysql_code, error::RelayError, log::Standing};
+use sqlx::MySqlConnection;
+
+const UNKNOWN_COLUMN: u16 = 1054;
+const TABLE_ACCESS_DENIED: u16 = 1142;
+const COLUMN_ACCESS_DENIED: u16 = 1143;
+const NO_SUCH_TABLE: u16 = 1146;
+const SPECIFIC_ACCESS_DENIED: u16 = 1227;
+
+/// A statement that changes nothing, and what it needs: table or column, privilege, and who gives it.
+struct Probe {
+    sql: &'static str,
+    needs: &'static str,
+    privilege: &'static str,
+    mend: &'static str,
+}
+
+const GRANT: &str = "GRANT SELECT, INSERT, UPDATE, DELETE ON <database>.* TO <user>";
+
+const PROBES: [Probe; 8] = [
+    Probe {
+        sql: "SELECT headers FROM outbox LIMIT 0",
+        needs: "table outbox",
+        privilege: "read outbox",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "DELETE FROM outbox WHERE id = 0",
+        needs: "table outbox",
+        privilege: "prune outbox",
+        mend: GRANT,
+    },
+    Probe {
+        sql:
+            "UPDATE outbox_position SET position = position, paused_at = paused_at, server_uuid = server_uuid
+              WHERE relay_group = ''",
+        needs: "table outbox_position, or its newest columns",
+        privilege: "change outbox_position",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "INSERT INTO outbox_position (relay_group) SELECT relay_group FROM outbox_position WHERE relay_group = ''",
+        needs: "table outbox_position",
+        privilege: "insert into outbox_position",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "DELETE FROM outbox_gaps WHERE relay_group = ''",
+        needs: "table outbox_gaps",
+        privilege: "change outbox_gaps",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "DELETE FROM outbox_checkpoints WHERE relay_group = ''",
+        needs: "table outbox_checkpoints",
+        privilege: "change outbox_checkpoints",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "UPDATE outbox_failures SET state = state, history = history WHERE relay_group = ''",
+        needs: "table outbox_failures",
+        privilege: "change outbox_failures",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "SELECT COUNT(*) FROM information_schema.innodb_trx",
+        needs: "information_schema.innodb_trx",
+        privilege: "see open transactions, without which no gap can be closed",
+        mend: "GRANT PROCESS ON *.* TO <user>",
+    },
+];
+
+/// Once in a relay's life: the server, the schema, the privileges.
+pub(crate) async fn check_server(connection: &mut MySqlConnection) -> Result<(), RelayError> {
+    let version: String = sqlx::query_scalar("SELECT VERSION()")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(RelayError::Connect)?;
+    if !is_supported(&version) {
+        return Err(RelayError::Server { version });
+    }
+    for probe in PROBES {
+        match sqlx::raw_sql(probe.sql).execute(&mut *connection).await {
+            Ok(_) => {}
+            Err(source) => return Err(refusal(&probe, source)),
+        }
+    }
+    Ok(())
+}
+
+fn refusal(probe: &Probe, source: sqlx::Error) -> RelayError {
+    match mysql_code(&source) {
+        Some(NO_SUCH_TABLE | UNKNOWN_COLUMN) => RelayError::Schema { missing: probe.needs, source },
+        Some(TABLE_ACCESS_DENIED | COLUMN_ACCESS_DENIED | SPECIFIC_ACCESS_DENIED) => {
+            RelayError::Privilege { privilege: probe.privilege, mend: probe.mend, source }
+        }
+        _ => RelayError::Connect(source),
+    }
+}
+
+/// MySQL from 8.0 on; MariaDB counts from 10 and locks otherwise.
+fn is_supported(version: &str) -> bool {
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    !version.contains("MariaDB") && major.is_some_and(|major| major >= 8)
+}
+
+/// Each time before work begins: what another server, or another set-up of this one, may have changed.
+pub(crate) fn check_standing(standing: &Standing) -> Result<(), RelayError> {
+    if standing.read_only {
+        return Err(RelayError::ReadOnly);
+    }
+    if standing.isolation != "READ-COMMITTED" {
+        return Err(RelayError::Isolation { found: standing.isolation.clone() });
+    }
+    Ok(())
+}
+
+/// The group's row in `outbox_position`, made where it may be made.
+pub(crate) async fn make_position(
+    connection: &mut MySqlConnection,
+    group: &str,
+    start_new_group: bool,
+) -> Result<(), RelayError> {
+    let failed = |source| RelayError::Lease { group: group.to_owned(), source };
+    let others: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM outbox_position WHERE relay_group <> ?")
+        .bind(group)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if others > 0 && !start_new_group {
+        return Err(RelayError::NewGroup { group: group.to_owned() });
+    }
+    // By itself: where the row is there it is locked as shared, and of two relays that both hold it so, neither could
+    // go on to change it.
+    sqlx::query("INSERT IGNORE INTO outbox_position (relay_group) VALUES (?)")
+        .bind(group)
+        .execute(connection)
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mysql_from_8_on_and_nothing_else_is_supported() {
+        let supported =
+            ["8.0.11", "8.4.3", "9.7.4-1", "5.7.44-log", "10.11.6-MariaDB-1", "unknown"].map(is_supported);
+        assert_eq!(supported, [true, true, true, false, false, false]);
+    }
+}
