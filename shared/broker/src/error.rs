@@ -1,5 +1,6 @@
 //! What can go wrong between us and the broker.
 
+use crate::client::Failure;
 use outflow_telemetry::ErrorKind;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::time::Duration;
@@ -37,6 +38,18 @@ pub enum DeliveryError {
 }
 
 impl DeliveryError {
+    /// `limit` is the time that the call had.
+    pub(crate) fn new(topic: String, failure: Failure, limit: Duration) -> Self {
+        match failure {
+            Failure::Refused(source) => Self::Refused { topic, source },
+            Failure::Unconfirmed(code) => {
+                Self::Unconfirmed { topic, source: KafkaError::MessageProduction(code) }
+            }
+            Failure::TakenBack => Self::TimedOut { topic, limit },
+            Failure::Abandoned => Self::Abandoned { topic },
+        }
+    }
+
     /// Poison only where Kafka blames this record alone (it was sent by itself); everything else may pass later.
     pub fn kind(&self) -> ErrorKind {
         match self {

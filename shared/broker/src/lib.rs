@@ -2,7 +2,10 @@
 //!
 //! Must not: know what a record means, or decide what happens to one that could not be delivered.
 
+mod client;
 mod error;
+mod failure;
+mod limits;
 mod outbox;
 mod producer;
 pub mod topics;
