@@ -22,7 +22,7 @@ mod system;
 pub mod versions;
 
 pub use endpoints::{Clickhouse, Endpoints, Kafka, Mysql};
-pub use install::Installer;
+pub use install::{Installer, debezium::Debezium};
 pub use ports::{Ports, is_free};
 pub use process::ProcessId;
 pub use progress::{Lines, Progress, Quiet};

@@ -13,6 +13,10 @@ pub const KAFKA: &str = "4.4.0";
 pub const KAFKA_OLDEST_MAJOR: u32 = 4;
 /// The oldest Java that Kafka's broker runs on.
 pub const JAVA_OLDEST_MAJOR: u32 = 17;
+/// Debezium's MySQL connector, which the benchmarks compare the relay with.
+pub const DEBEZIUM: &str = "3.6.1.Final";
+/// Kafka Connect's runtime, which runs it.
+pub const CONNECT: &str = "4.3.1";
 /// ClickHouse's release, as libchdb embeds it.
 pub const CLICKHOUSE: &str = "26.7";
 /// The npm package that carries libchdb, and its version. 26.7 is the first with the streaming insert, with

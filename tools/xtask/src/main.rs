@@ -1,5 +1,6 @@
 //! `cargo xtask`: what developers do with Outflow. Exit codes: 0 done, 1 something is wrong, 2 could not run.
 
+mod bench;
 mod compose;
 mod demo;
 mod interrupt;
@@ -24,6 +25,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Runs the tests: all of them, or the suites named
     Test(test::TestArgs),
+    /// Measures the relay and those it is compared with
+    Bench(bench::BenchArgs),
     /// MySQL, Kafka and ClickHouse as plain processes
     #[command(subcommand)]
     Stack(StackCommand),
@@ -36,6 +39,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(args).await,
         Command::Test(args) => test::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
         Command::Stack(command) => stack(command).await,
         Command::Watch => watch::run().await,
     };

@@ -70,7 +70,7 @@ impl Installer {
         Ok(folder.join("libs"))
     }
 
-    async fn java(&self, progress: &(dyn Progress + Sync)) -> anyhow::Result<PathBuf> {
+    pub(super) async fn java(&self, progress: &(dyn Progress + Sync)) -> anyhow::Result<PathBuf> {
         let home =
             self.search.java_home.as_ref().map(|home| home.join("bin/java")).filter(|java| java.exists());
         let java = match home {

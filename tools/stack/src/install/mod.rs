@@ -8,6 +8,7 @@
 mod apt;
 pub(crate) mod cargo_lambda;
 pub(crate) mod clickhouse;
+pub(crate) mod debezium;
 pub(crate) mod kafka;
 pub(crate) mod mysql;
 mod version;

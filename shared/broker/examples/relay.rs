@@ -1,0 +1,86 @@
+//! A relay as a plain process: for whoever has no Lambda, and for `cargo xtask bench`, which measures this one.
+//!
+//! Prints one JSON line a report. SIGTERM and Ctrl-C end it within [`SLICE`], with nothing left in the producer and the
+//! lease given back; so may its time (`--for`).
+
+use clap::Parser;
+use outflow_broker::{OutboxPublisher, Producer};
+use outflow_outbox::{Relay, RelaySettings, Report};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Shorter than the lease (15 s) by what emptying the producer may take.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the relay goes on before it looks whether it shall end.
+const SLICE: Duration = Duration::from_secs(5);
+/// How long to wait after a failure: a database or a broker that is away is not asked all the time.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Carries events from the outbox in MySQL to Kafka
+#[derive(Debug, Parser)]
+struct Args {
+    /// `mysql://user:password@host:port/name`
+    #[arg(long, env = "OUTFLOW_DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+    /// `host:port`, comma separated
+    #[arg(long, env = "OUTFLOW_KAFKA_BROKERS")]
+    kafka_brokers: String,
+    /// Whose position it is
+    #[arg(long, default_value = "default")]
+    group: String,
+    /// Ends after so many seconds
+    #[arg(long = "for", value_name = "SECONDS", default_value_t = u64::MAX)]
+    seconds: u64,
+    /// Carries what waits now, then ends
+    #[arg(long)]
+    once: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let producer = Producer::connect(&args.kafka_brokers, DELIVERY_TIMEOUT)?;
+    let publisher = OutboxPublisher::new(producer, DELIVERY_TIMEOUT);
+    let settings = RelaySettings { group: args.group, ..RelaySettings::default() };
+    let relay = Relay::new(&args.database_url, publisher, settings)?;
+    if args.once {
+        return print(&relay.drain(Instant::now() + Duration::from_secs(3_600)).await?);
+    }
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let over = tokio::time::sleep(Duration::from_secs(args.seconds));
+    tokio::pin!(over);
+    loop {
+        let mut slice = std::pin::pin!(relay.drain(Instant::now() + SLICE));
+        let mut ending = false;
+        // Never dropped half way: the relay ends by itself, empties its producer and gives its lease back.
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut slice => break outcome,
+                _ = interrupt.recv() => ending = true,
+                _ = terminate.recv() => ending = true,
+                () = &mut over, if !ending => ending = true,
+            }
+        };
+        match outcome {
+            Ok(report) => print(&report)?,
+            Err(error) if ending => return Err(error.into()),
+            Err(error) => {
+                eprintln!("{:#}", anyhow::Error::from(error));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        if ending {
+            return Ok(());
+        }
+    }
+}
+
+fn print(report: &Report) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, report)?;
+    writeln!(out)?;
+    Ok(())
+}

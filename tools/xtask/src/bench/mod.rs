@@ -1,0 +1,196 @@
+//! `cargo xtask bench`: figures, each with its baselines in the same run.
+//!
+//! docs/benchmarks.md says what each entry means and how the peers are set up.
+
+mod debezium;
+mod drain;
+mod entry;
+mod events;
+mod kafka;
+mod machine;
+mod naive;
+mod process;
+mod producer;
+mod relay;
+mod site;
+
+use crate::interrupt::interrupted;
+use anyhow::{anyhow, ensure};
+use clap::{Args, ValueEnum};
+use entry::Entry;
+use machine::Machine;
+use site::Site;
+use std::{
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use xtask::progress::Terminal;
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// What to measure: `relay`, or single entries such as `relay.drain`; all of it if nothing is named
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Write the figures as JSON to FILE; `-` is stdout
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Small counts: shows that everything works, and says little about speed
+    #[arg(long)]
+    quick: bool,
+    /// Leave out a contender
+    #[arg(long, value_enum, value_name = "CONTENDER")]
+    without: Vec<Contender>,
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Contender {
+    #[value(skip)]
+    Relay,
+    Debezium,
+    Naive,
+    ProducerLimit,
+}
+
+impl Contender {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Debezium => "debezium",
+            Self::Naive => "naive",
+            Self::ProducerLimit => "producer_limit",
+        }
+    }
+}
+
+/// One measurement, and the entries that come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measurement {
+    Drain,
+}
+
+impl Measurement {
+    const ALL: [Self; 1] = [Self::Drain];
+
+    fn entries(self) -> &'static [&'static str] {
+        match self {
+            Self::Drain => {
+                &["relay.drain", "relay.drain_from_start", "relay.cpu_per_event_draining", "relay.memory"]
+            }
+        }
+    }
+
+    /// Whether one of its entries is meant by `name`: the entry itself, or the suite or the group that it is in.
+    fn is_named(self, name: &str) -> bool {
+        self.entries().iter().any(|entry| {
+            entry.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_']))
+        })
+    }
+}
+
+/// How much is done.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    quick: bool,
+}
+
+impl Scale {
+    /// So many, or a twentieth.
+    fn of(self, full: u64) -> u64 {
+        if self.quick { full / 20 } else { full }
+    }
+
+    fn rounds(self, full: u32) -> u32 {
+        if self.quick { 1 } else { full }
+    }
+}
+
+pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    let wanted = selected(&args.names)?;
+    if let Some(file) = &args.json {
+        // Told now, not when all is done.
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+        ensure!(
+            folder.is_none_or(Path::is_dir),
+            "{} has no folder: make it, or name another file",
+            file.display()
+        );
+    }
+    if cfg!(debug_assertions) && !args.quick {
+        return Err(run_optimised());
+    }
+    let progress = Terminal::new();
+    let machine = Machine::this();
+    eprintln!("{machine}");
+    let measured = tokio::select! {
+        measured = measure(&wanted, &args, &progress) => measured,
+        interrupted = interrupted() => interrupted.and(Err(anyhow!("interrupted"))),
+    };
+    if measured.is_err() {
+        // The logs stay, to be looked into.
+        Site::stack().down().await?;
+    }
+    let entries = measured?;
+    eprintln!("{}\n{machine}", entry::table(&entries));
+    if let Some(file) = &args.json {
+        entry::write_json(file, &entries)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(
+    wanted: &[Measurement],
+    args: &BenchArgs,
+    progress: &Terminal,
+) -> anyhow::Result<Vec<Entry>> {
+    let scale = Scale { quick: args.quick };
+    let relay = relay::Relay::build(progress).await?;
+    let site = Site::start(progress).await?;
+    let mut entries = Vec::new();
+    for measurement in wanted {
+        entries.extend(match measurement {
+            Measurement::Drain => drain::run(&site, &relay, &args.without, scale, progress).await?,
+        });
+    }
+    site.stop().await?;
+    Ok(entries)
+}
+
+fn selected(names: &[String]) -> anyhow::Result<Vec<Measurement>> {
+    for name in names {
+        ensure!(
+            Measurement::ALL.iter().any(|measurement| measurement.is_named(name)),
+            "there is no benchmark {name}: the entries are {}",
+            Measurement::ALL.map(|measurement| measurement.entries().join(" ")).join(" ")
+        );
+    }
+    let is_wanted =
+        |measurement: &Measurement| names.is_empty() || names.iter().any(|name| measurement.is_named(name));
+    Ok(Measurement::ALL.into_iter().filter(is_wanted).collect())
+}
+
+/// Becomes the same command, optimised: what is measured and what measures must not run at a tenth of their speed.
+fn run_optimised() -> anyhow::Error {
+    eprintln!("compiling the benchmarks with optimisation …");
+    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--release", "--quiet", "--package", "xtask", "--"]).args(std::env::args_os().skip(1));
+    anyhow::Error::from(cargo.exec()).context("cargo could not be run")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_an_entry_or_a_suite() {
+        let named = |name: &str| selected(&[name.to_owned()]);
+        assert_eq!(named("relay").unwrap(), Measurement::ALL);
+        assert_eq!(selected(&[]).unwrap(), Measurement::ALL);
+        assert_eq!(named("relay.drain").unwrap(), [Measurement::Drain]);
+        for unknown in ["rel", "relay.dr", "relay.drains", ""] {
+            assert!(named(unknown).is_err(), "{unknown}");
+        }
+    }
+}
