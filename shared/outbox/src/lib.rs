@@ -13,11 +13,13 @@ mod lease;
 mod log;
 mod publisher;
 mod relay;
+mod trace;
 mod writer;
 
 pub use error::{RelayError, WriteError};
-pub use event::{NewEvent, OutboxEvent};
+pub use event::{NewEvent, OutboxEvent, PlacedEvent};
 pub use gaps::{Gap, Gaps};
 pub use publisher::{FailureKind, PublishError, Publisher};
 pub use relay::{Relay, RelaySettings, Report};
-pub use writer::{MAX_EVENT_BYTES, write};
+pub use trace::{InvalidTraceParent, TraceParent};
+pub use writer::{AggregateTable, EventWriter, Locked, MAX_EVENT_BYTES, write_without_lock};
