@@ -1,7 +1,7 @@
 //! What the outbox and its relay promise: nothing lost, order kept, one relay at a time.
 
-use outflow_outbox::{Relay, RelayError, RelaySettings, WriteError, write};
-use outflow_tests::{Recorder, TestShop, event, in_a_minute, long, write_event};
+use outflow_outbox::{Relay, RelayError, RelaySettings};
+use outflow_tests::{Recorder, TestShop, in_a_minute, long, write_event};
 use sqlx::{Connection, MySqlConnection, Row};
 use std::{collections::HashMap, time::Duration};
 
@@ -287,21 +287,6 @@ async fn outbox_status_tells_of_each_event_whether_and_when_it_was_delivered() {
     assert_eq!(seen, [("open".to_owned(), 0), ("done".to_owned(), 1), ("waiting".to_owned(), 0)]);
     let with_time: Vec<i64> = rows.iter().map(|row| row.get("at")).collect();
     assert_eq!(with_time, [0, 1, 0]);
-}
-
-#[tokio::test]
-async fn an_event_that_kafka_could_not_take_is_refused_when_it_is_written() {
-    let shop = TestShop::start().await;
-    let mut transaction = shop.begin().await;
-    let mut large = event("Order", "large", 1);
-    large.payload = serde_json::json!({"text": "x".repeat(outflow_outbox::MAX_EVENT_BYTES)});
-
-    let error = write(&mut transaction, &[large]).await.unwrap_err();
-
-    assert!(matches!(error, WriteError::TooLarge { .. }), "{error}");
-    assert!(error.to_string().contains("900000"), "{error}");
-    transaction.rollback().await.unwrap();
-    assert_eq!(shop.number("SELECT COUNT(*) FROM outbox").await, 0);
 }
 
 /// Writers with versions, pauses and roll-backs of all kinds, and a relay beside them.

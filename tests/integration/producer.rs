@@ -1,7 +1,7 @@
 //! The producer and the outbox's way through it, on the real broker.
 
 use outflow_broker::{DeliveryError, OutboxPublisher, Producer, Record, topics};
-use outflow_outbox::{RelayError, write};
+use outflow_outbox::{RelayError, write_without_lock};
 use outflow_tests::{TestShop, event, in_a_minute, services};
 use rdkafka::{
     ClientConfig, Message,
@@ -38,7 +38,7 @@ async fn an_event_arrives_in_kafka_with_its_key_payload_and_headers() {
     let (aggregate_type, topic) = fresh_topic(&brokers).await;
     let mut transaction = shop.begin().await;
     let events = [event(&aggregate_type, "a-1", 1), event(&aggregate_type, "a-1", 2)];
-    write(&mut transaction, &events).await.unwrap();
+    write_without_lock(&mut transaction, &events).await.unwrap();
     transaction.commit().await.unwrap();
     let publisher = OutboxPublisher::new(Producer::connect(&brokers, TIMEOUT).unwrap(), TIMEOUT);
 
@@ -50,7 +50,7 @@ async fn an_event_arrives_in_kafka_with_its_key_payload_and_headers() {
         let record = tokio::time::timeout(TIMEOUT, reader.recv()).await.expect("a record comes").unwrap();
         assert_eq!(record.key(), Some(&b"a-1"[..]));
         let payload: serde_json::Value = serde_json::from_slice(record.payload().unwrap()).unwrap();
-        assert_eq!(payload, expected.payload);
+        assert_eq!(payload, expected.event.payload);
         let headers = record.headers().unwrap();
         let header = |name: &str| {
             let header = headers
@@ -59,7 +59,7 @@ async fn an_event_arrives_in_kafka_with_its_key_payload_and_headers() {
                 .unwrap_or_else(|| panic!("{name} is missing"));
             String::from_utf8(header.value.unwrap().to_vec()).unwrap()
         };
-        assert_eq!(header("ce_id"), expected.event_id.to_string());
+        assert_eq!(header("ce_id"), expected.event.event_id.to_string());
         assert_eq!(header("aggregateVersion"), version);
         assert_eq!(
             (header("eventType"), header("aggregateType")),
@@ -74,7 +74,7 @@ async fn an_event_arrives_in_kafka_with_its_key_payload_and_headers() {
 async fn a_broker_that_is_down_fails_the_drain_with_its_cause_and_the_rows_stay() {
     let shop = TestShop::start().await;
     let mut transaction = shop.begin().await;
-    write(&mut transaction, &[event("Order", "a-1", 1)]).await.unwrap();
+    write_without_lock(&mut transaction, &[event("Order", "a-1", 1)]).await.unwrap();
     transaction.commit().await.unwrap();
     // Port 1 is reserved and nobody listens there.
     let timeout = Duration::from_secs(1);

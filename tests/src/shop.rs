@@ -2,7 +2,7 @@
 
 use crate::{Recorder, services};
 use outflow_domain::{Money, Order, OrderId, OrderRequest, Product, ProductId};
-use outflow_outbox::{NewEvent, Publisher, Relay, RelaySettings};
+use outflow_outbox::{NewEvent, PlacedEvent, Publisher, Relay, RelaySettings, TraceParent};
 use outflow_stack::Endpoints;
 use outflow_store::{Store, StoreError};
 use secrecy::ExposeSecret;
@@ -71,9 +71,8 @@ impl TestShop {
             items.iter().map(|(id, quantity)| json!({"productId": id, "quantity": quantity})).collect();
         let body = json!({"userId": "u-1", "items": items}).to_string();
         let request = OrderRequest::from_json(body.as_bytes()).expect("the test's order is well formed");
-        self.store
-            .create_order(OrderId(Uuid::now_v7()), &request, OffsetDateTime::now_utc(), Uuid::now_v7)
-            .await
+        let (id, now) = (OrderId(Uuid::now_v7()), OffsetDateTime::now_utc());
+        self.store.create_order(id, &request, now, &TraceParent::random(), Uuid::now_v7).await
     }
 
     /// A transaction that a test keeps open as long as it likes.
@@ -110,25 +109,24 @@ impl TestShop {
     }
 }
 
-/// Writes an event of this aggregate and version.
+/// Writes an event of this aggregate and version, whatever the others are.
 ///
 /// # Panics
 /// Where MySQL refuses.
 pub async fn write_event(connection: &mut MySqlConnection, aggregate: &str, version: u32) {
-    outflow_outbox::write(connection, &[event("Order", aggregate, version)])
+    outflow_outbox::write_without_lock(connection, &[event("Order", aggregate, version)])
         .await
         .expect("mysql takes an event");
 }
 
 /// An event with nothing in it but its place.
-pub fn event(aggregate_type: &str, aggregate_id: &str, aggregate_version: u32) -> NewEvent {
-    NewEvent {
-        event_id: Uuid::now_v7(),
+pub fn event(aggregate_type: &str, aggregate_id: &str, aggregate_version: u32) -> PlacedEvent {
+    let payload = json!({"aggregate": aggregate_id, "version": aggregate_version});
+    PlacedEvent {
         aggregate_type: aggregate_type.to_owned(),
         aggregate_id: aggregate_id.to_owned(),
         aggregate_version,
-        event_type: "Changed".to_owned(),
-        payload: json!({"aggregate": aggregate_id, "version": aggregate_version}),
+        event: NewEvent::new(Uuid::now_v7(), "Changed", payload),
     }
 }
 

@@ -6,6 +6,7 @@ use lambda_http::{
     http::{Method, StatusCode, header},
 };
 use outflow_domain::{Order, OrderId, OrderRequest};
+use outflow_store::TraceParent;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -28,12 +29,20 @@ async fn create(context: &Context, request: &Request) -> Result<Order, Problem> 
     if request.method() != Method::POST {
         return Err(Problem::method_not_allowed(request.method()));
     }
+    let trace = trace(request);
     let request = OrderRequest::from_json(request.body())?;
     let order = context.store.create_order(
         OrderId(Uuid::now_v7()),
         &request,
         OffsetDateTime::now_utc(),
+        &trace,
         Uuid::now_v7,
     );
     Ok(order.await?)
+}
+
+/// The caller's trace. One that cannot be read is replaced, as the W3C wants it.
+fn trace(request: &Request) -> TraceParent {
+    let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    header.and_then(|text| text.parse().ok()).unwrap_or_else(TraceParent::random)
 }

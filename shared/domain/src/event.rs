@@ -63,27 +63,6 @@ impl Event {
         }
     }
 
-    pub fn aggregate_type(&self) -> &'static str {
-        match self {
-            Self::OrderCreated(_) => "Order",
-            Self::StockReserved(_) => "Inventory",
-        }
-    }
-
-    pub fn aggregate_id(&self) -> OrderId {
-        match self {
-            Self::OrderCreated(order) => order.id,
-            Self::StockReserved(reservation) => reservation.order_id,
-        }
-    }
-
-    /// 1, 2, 3 … with no hole: the first event of an aggregate is version 1.
-    pub fn aggregate_version(&self) -> u32 {
-        match self {
-            Self::OrderCreated(_) | Self::StockReserved(_) => 1,
-        }
-    }
-
     /// The snapshot, as JSON.
     ///
     /// # Panics

@@ -1,17 +1,46 @@
 //! What can go wrong when an event is written or relayed.
 
-use crate::publisher::PublishError;
+use crate::{publisher::PublishError, trace::InvalidTraceParent};
 use std::time::Duration;
 
-/// An event was not written. The caller's transaction must not commit.
+/// Events were not written. Nothing of the transaction may be committed, and an `EventWriter` commits nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     #[error(
-        "event {event_type} of {aggregate_type} {aggregate_id} has {bytes} bytes, at most {limit} can be published"
+        "event {event_type} of {aggregate_type} {aggregate_id} makes a record of {bytes} bytes, at most {limit} can be published"
     )]
     TooLarge { event_type: String, aggregate_type: String, aggregate_id: String, bytes: usize, limit: usize },
-    #[error("events could not be written to the outbox")]
-    Insert(#[source] sqlx::Error),
+    #[error("{field} is refused at a size of {size}: wants at most {limit} {wants}")]
+    Field { field: String, size: usize, limit: usize, wants: &'static str },
+    #[error("header {name} is refused: the publisher makes it from the event's columns")]
+    ReservedHeader { name: String },
+    #[error("header traceparent is refused")]
+    TraceParent(#[from] InvalidTraceParent),
+    #[error("aggregate_version is refused: versions are 1, 2, 3 … up to {}", u32::MAX)]
+    Version,
+    #[error(
+        "{events} events of {bytes} bytes are refused: a transaction writes at most {max_events} of {max_bytes} bytes together"
+    )]
+    TooMuch { events: usize, bytes: usize, max_events: usize, max_bytes: usize },
+    #[error("the aggregate was locked by another transaction than the one that writes its event")]
+    ForeignLock,
+    #[error("row {id} of {table} is not proven: its insert made {rows} rows, wants one")]
+    NotInserted { table: &'static str, id: String, rows: u64 },
+    #[error(
+        "row {id} of {table} is gone, or its version is not the one found: only the writer may change it"
+    )]
+    RowChanged { table: &'static str, id: String },
+    #[error("nothing more can be written: a step before failed or was cut off, or the events are written")]
+    Ended,
+    #[error("mysql failed at {step}")]
+    Database {
+        step: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The commit was sent, and what came back does not settle it: the transaction may stand.
+    #[error("mysql did not confirm the commit, events may have been written")]
+    Commit(#[source] sqlx::Error),
 }
 
 /// One drain ended early. What was not confirmed stays in the outbox, below the position nothing is lost.

@@ -23,11 +23,13 @@ mod relay;
 mod safety;
 mod session;
 mod settings;
+mod trace;
 mod writer;
 
 pub use error::{RelayError, WriteError};
-pub use event::{NewEvent, OutboxEvent};
+pub use event::{NewEvent, OutboxEvent, PlacedEvent};
 pub use publisher::{FailureKind, PublishError, Publisher};
 pub use relay::Relay;
 pub use settings::{RelaySettings, Report, RetrySettings};
-pub use writer::{MAX_EVENT_BYTES, write};
+pub use trace::{InvalidTraceParent, TraceParent};
+pub use writer::{AggregateTable, EventWriter, Locked, MAX_EVENT_BYTES, write_without_lock};

@@ -72,7 +72,7 @@ impl StoreError {
             Self::Connect(source)
             | Self::Product { source, .. }
             | Self::WriteOrder { source, .. }
-            | Self::WriteEvents(outflow_outbox::WriteError::Insert(source)) => Some(source),
+            | Self::WriteEvents(outflow_outbox::WriteError::Database { source, .. }) => Some(source),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ mod migrate;
 mod orders;
 
 pub use error::{Shortage, StoreError};
+pub use outflow_outbox::TraceParent;
 
 use sqlx::{
     Executor, MySqlPool,

@@ -5,12 +5,16 @@ use crate::{
     error::{Shortage, StoreError, met_another},
 };
 use outflow_domain::{Order, OrderId, OrderRequest, RequestedItem, event::Event};
-use outflow_outbox::NewEvent;
-use sqlx::{MySql, MySqlConnection, QueryBuilder, Row, Transaction};
+use outflow_outbox::{AggregateTable, EventWriter, NewEvent, TraceParent, WriteError};
+use sqlx::{MySql, MySqlConnection, QueryBuilder, Row, mysql::MySqlArguments, query::Query};
 use std::{collections::HashMap, time::Duration};
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::time::Instant;
 use uuid::Uuid;
+
+/// An order, and the stock that is held for it: the order's row guards both.
+const ORDERS: AggregateTable<2> =
+    AggregateTable::new("orders", "id", [("Order", "version"), ("Inventory", "reservation_version")]);
 
 /// Tries of a transaction that meets another one in a deadlock.
 const TRIES: u32 = 5;
@@ -23,7 +27,7 @@ const ROLL_BACK_LIMIT: Duration = Duration::from_secs(2);
 impl Store {
     /// Prices the order from the catalogue, reserves its stock, and writes it with `OrderCreated` and `StockReserved`.
     ///
-    /// A deadlock with another order is tried again. `new_id` gives the ids of the events.
+    /// A deadlock with another order is tried again. The events go on with `trace`; `new_id` gives their ids.
     ///
     /// # Errors
     /// Unknown products and too little stock name their lines. After any error nothing is written, but for
@@ -33,13 +37,16 @@ impl Store {
         id: OrderId,
         request: &OrderRequest,
         now: OffsetDateTime,
+        trace: &TraceParent,
         new_id: impl Fn() -> Uuid,
     ) -> Result<Order, StoreError> {
         let deadline = Instant::now() + WRITE_LIMIT;
+        let new_event =
+            |event: &Event| NewEvent::new(new_id(), event.event_type(), event.payload()).with_trace(trace);
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_create_order(id, request, now, &new_id, deadline).await {
+            match self.try_create_order(id, request, now, &new_event, deadline).await {
                 Err(error) if error.met_another_transaction() && tries < TRIES => {
                     tracing::warn!(%error, order_id = %id, tries, "order met another transaction, trying again");
                 }
@@ -53,15 +60,15 @@ impl Store {
         id: OrderId,
         request: &OrderRequest,
         now: OffsetDateTime,
-        new_id: &impl Fn() -> Uuid,
+        new_event: &impl Fn(&Event) -> NewEvent,
         deadline: Instant,
     ) -> Result<Order, StoreError> {
         let begin = async { self.pool.begin().await.map_err(StoreError::Connect) };
-        let mut transaction = in_time(deadline, begin).await?;
-        match in_time(deadline, write_order(&mut transaction, id, request, now, new_id)).await {
-            Ok(order) => commit(transaction, id).await.map(|()| order),
+        let mut outbox = EventWriter::new(in_time(deadline, begin).await?);
+        match in_time(deadline, write_order(&mut outbox, id, request, now, new_event)).await {
+            Ok(order) => commit(outbox, id).await.map(|()| order),
             Err(error) => {
-                roll_back(transaction).await;
+                roll_back(outbox).await;
                 Err(error)
             }
         }
@@ -78,37 +85,45 @@ async fn in_time<T>(
 
 /// Everything but the commit.
 async fn write_order(
-    transaction: &mut MySqlConnection,
+    outbox: &mut EventWriter<'_>,
     id: OrderId,
     request: &OrderRequest,
     now: OffsetDateTime,
-    new_id: &impl Fn() -> Uuid,
+    new_event: &impl Fn(&Event) -> NewEvent,
 ) -> Result<Order, StoreError> {
     let products =
-        catalogue::read(&mut *transaction, request.items.iter().map(|item| &item.product_id)).await?;
+        catalogue::read(outbox.connection(), request.items.iter().map(|item| &item.product_id)).await?;
     let order = Order::price(id, request, &products, now).map_err(StoreError::UnknownProducts)?;
-    reserve(&mut *transaction, &request.items).await?;
-    insert_order(&mut *transaction, &order).await?;
-    let events: Vec<_> =
-        Event::of_new_order(order.clone()).iter().map(|event| new_event(event, new_id())).collect();
-    outflow_outbox::write(&mut *transaction, &events).await.map_err(StoreError::WriteEvents)?;
+    reserve(outbox.connection(), &request.items).await?;
+    let row = outbox.insert(&ORDERS, id, insert_order(&order)).await;
+    let [new_order, reservation] = row.map_err(StoreError::WriteEvents)?;
+    insert_lines(outbox.connection(), &order).await?;
+    for event in Event::of_new_order(order.clone()) {
+        let aggregate = match event {
+            Event::OrderCreated(_) => new_order,
+            Event::StockReserved(_) => reservation,
+        };
+        outbox.add(aggregate, new_event(&event)).map_err(StoreError::WriteEvents)?;
+    }
+    outbox.finish().await.map_err(StoreError::WriteEvents)?;
     Ok(order)
 }
 
 /// Waits until the locks are gone. A transaction that is dropped rolls back in the background, and Lambda freezes the
 /// process as soon as it has answered: its products would stay locked until the next order thaws it.
-async fn roll_back(transaction: Transaction<'static, MySql>) {
-    let rolled_back = tokio::time::timeout(ROLL_BACK_LIMIT, transaction.rollback()).await;
+async fn roll_back(outbox: EventWriter<'_>) {
+    let rolled_back = tokio::time::timeout(ROLL_BACK_LIMIT, outbox.rollback()).await;
     if !matches!(rolled_back, Ok(Ok(()))) {
         tracing::warn!("order not rolled back yet, mysql does so when it misses the connection");
     }
 }
 
 /// From here on silence says nothing: the server may have committed and died, or lost the way to us.
-async fn commit(transaction: Transaction<'static, MySql>, order_id: OrderId) -> Result<(), StoreError> {
-    let source = match tokio::time::timeout(COMMIT_LIMIT, transaction.commit()).await {
+async fn commit(outbox: EventWriter<'_>, order_id: OrderId) -> Result<(), StoreError> {
+    let source = match tokio::time::timeout(COMMIT_LIMIT, outbox.commit()).await {
         Ok(Ok(())) => return Ok(()),
-        Ok(Err(source)) => source,
+        Ok(Err(WriteError::Commit(source))) => source,
+        Ok(Err(error)) => return Err(StoreError::WriteEvents(error)),
         Err(elapsed) => sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, elapsed)),
     };
     Err(if met_another(&source) {
@@ -167,11 +182,12 @@ async fn reserve(connection: &mut MySqlConnection, items: &[RequestedItem]) -> R
     Ok(())
 }
 
-async fn insert_order(connection: &mut MySqlConnection, order: &Order) -> Result<(), StoreError> {
+/// Before its first events: the writer moves the versions on.
+fn insert_order(order: &Order) -> Query<'_, MySql, MySqlArguments> {
     let created_at = PrimitiveDateTime::new(order.created_at.date(), order.created_at.time());
     sqlx::query(
-        "INSERT INTO orders (id, user_id, status, total_amount, item_count, quantity, version, created_at, updated_at)
-         VALUES (?, ?, ?, ?, ?, ?, 1, ?, ?)",
+        "INSERT INTO orders (id, user_id, status, total_amount, item_count, quantity, version, reservation_version, created_at, updated_at)
+         VALUES (?, ?, ?, ?, ?, ?, 0, 0, ?, ?)",
     )
     .bind(order.id.to_string())
     .bind(order.user_id.as_str())
@@ -181,10 +197,9 @@ async fn insert_order(connection: &mut MySqlConnection, order: &Order) -> Result
     .bind(order.quantity)
     .bind(created_at)
     .bind(created_at)
-    .execute(&mut *connection)
-    .await
-    .map_err(|source| StoreError::WriteOrder { step: "inserting the order", source })?;
+}
 
+async fn insert_lines(connection: &mut MySqlConnection, order: &Order) -> Result<(), StoreError> {
     let mut insert = QueryBuilder::<MySql>::new(
         "INSERT INTO order_items (order_id, line_no, product_id, name, quantity, unit_price, line_total) ",
     );
@@ -203,15 +218,4 @@ async fn insert_order(connection: &mut MySqlConnection, order: &Order) -> Result
         .await
         .map_err(|source| StoreError::WriteOrder { step: "inserting its lines", source })?;
     Ok(())
-}
-
-fn new_event(event: &Event, event_id: Uuid) -> NewEvent {
-    NewEvent {
-        event_id,
-        aggregate_type: event.aggregate_type().to_owned(),
-        aggregate_id: event.aggregate_id().to_string(),
-        aggregate_version: event.aggregate_version(),
-        event_type: event.event_type().to_owned(),
-        payload: event.payload(),
-    }
 }
