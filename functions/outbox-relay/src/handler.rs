@@ -10,6 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 /// Time kept free before the function's deadline: a batch on its way may take the delivery time-out (10 s) and the
 /// emptying of the producer (2 s), then the lease is given back.
 const DEADLINE_RESERVE: Duration = Duration::from_secs(15);
+/// How long a drain goes on looking after the last event: while orders come, each is on its way within milliseconds, and
+/// an outbox without any costs one query a tick.
+const IDLE: Duration = Duration::from_millis(500);
+/// The longest drain, however many orders come: a caller gets its report, and new settings their turn.
+const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 
 /// The schedule's input. EventBridge's finest rate is a minute, so one invocation ticks for a minute; whatever can call
 /// more often sends `for_s: 0`, or nothing, and gets one drain a call.
@@ -33,20 +38,31 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
     let mut total = Report::default();
     let mut tick = started;
     loop {
-        let failure = match context.relay.drain(deadline).await {
+        let until = deadline.min(Instant::now() + LONGEST_DRAIN);
+        let failure = match context.relay.run(until, IDLE).await {
             Ok(report) => {
                 tracing::info!(
                     published = report.published,
+                    retried = report.retried,
+                    dead_lettered = report.dead_lettered,
                     backlog = report.backlog,
+                    oldest_age_ms = report.oldest_age_ms,
                     gaps = report.gaps,
+                    parked = report.parked,
                     "outbox drained"
                 );
-                total = Report { published: total.published + report.published, ..report };
+                total = Report {
+                    published: total.published + report.published,
+                    retried: total.retried + report.retried,
+                    dead_lettered: total.dead_lettered + report.dead_lettered,
+                    ..report
+                };
                 None
             }
             Err(error) => Some(error),
         };
-        tick += every;
+        // A drain that took longer than the pause is followed at once, and not by all the ticks it has missed.
+        tick = (tick + every).max(Instant::now());
         if tick >= last_tick_before || tick >= deadline {
             return failure.map_or(Ok(total), |error| Err(error.into()));
         }

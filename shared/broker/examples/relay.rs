@@ -53,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
     let over = tokio::time::sleep(Duration::from_secs(args.seconds));
     tokio::pin!(over);
     loop {
-        let mut slice = std::pin::pin!(relay.drain(Instant::now() + SLICE));
+        let mut slice = std::pin::pin!(relay.run(Instant::now() + SLICE, SLICE));
         let mut ending = false;
         // Never dropped half way: the relay ends by itself, empties its producer and gives its lease back.
         let outcome = loop {
