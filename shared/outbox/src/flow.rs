@@ -283,3 +283,6 @@ fn place(key: Key, event: &OutboxEvent) -> Place {
         aggregate_id: event.aggregate_id.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,10 @@ use crate::{
 };
 use futures_util::TryStreamExt;
 use sqlx::{AssertSqlSafe, Connection, MySql, MySqlConnection, QueryBuilder, Row, mysql::MySqlRow};
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 use time::PrimitiveDateTime;
 
 /// Ranges in one statement: two placeholders each, and MySQL takes 65,535.
@@ -20,8 +23,9 @@ const ROWS_A_STATEMENT: usize = 1_000;
 /// Where a group stands, in one cheap query.
 #[derive(Clone, Debug)]
 pub(crate) struct Standing {
-    /// UTC, the database's clock.
+    /// UTC, the database's clock; and when it was asked, on ours.
     pub(crate) now: PrimitiveDateTime,
+    pub(crate) asked_at: Instant,
     /// None where the group has no position yet.
     pub(crate) position: Option<u64>,
     /// None in an empty outbox.
@@ -82,6 +86,7 @@ pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o
  LEFT JOIN outbox_position p ON p.relay_group = ?";
 
 pub(crate) async fn standing(connection: &mut MySqlConnection, group: &str) -> Result<Standing, sqlx::Error> {
+    let asked_at = Instant::now();
     let mut query = sqlx::query(STANDING);
     for _ in 0..6 {
         query = query.bind(group);
@@ -91,6 +96,7 @@ pub(crate) async fn standing(connection: &mut MySqlConnection, group: &str) -> R
     let oldest_age: Option<i64> = row.try_get("oldest_age_us")?;
     Ok(Standing {
         now: row.try_get("now")?,
+        asked_at,
         position: row.try_get("position")?,
         last_id: row.try_get("last_id")?,
         oldest_age: Duration::from_micros(oldest_age.and_then(|us| u64::try_from(us).ok()).unwrap_or(0)),
@@ -237,7 +243,7 @@ pub(crate) struct Progress {
 /// What a move brings back.
 #[derive(Debug)]
 pub(crate) struct Moved {
-    pub(crate) lease_until: std::time::Instant,
+    pub(crate) lease_until: Instant,
     pub(crate) failures: failures::Written,
 }
 

@@ -182,7 +182,14 @@ impl<P: Publisher> Relay<P> {
                 let means = Means { pool, publisher, settings, metrics };
                 let last = *pruned_at.lock().expect("no holder of this lock panics");
                 let prune = last.is_none_or(|last| last.elapsed() >= session::PRUNE_EVERY);
-                let session = Session::new(means, lease, Clock::new(standing.now), flow, time, prune);
+                let session = Session::new(
+                    means,
+                    lease,
+                    Clock::new(standing.now, standing.asked_at),
+                    flow,
+                    time,
+                    prune,
+                );
                 session.work(connection, mover).await
             }
             Err(failure) => (lease, Done { failure: Some(failure), ..Done::default() }),

@@ -62,8 +62,9 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(read: PrimitiveDateTime) -> Self {
-        Self { read, at: Instant::now() }
+    /// `asked_at` is from before the question: so this clock is never behind, and a gap never counts as older than it is.
+    pub(crate) fn new(read: PrimitiveDateTime, asked_at: Instant) -> Self {
+        Self { read, at: asked_at }
     }
 
     fn now(&self) -> PrimitiveDateTime {
@@ -468,7 +469,10 @@ impl<'a, P: Publisher> Session<'a, P> {
         };
         let now = Instant::now();
         // Whoever follows a head that is through is due at once.
-        self.lane_at = Some(if due.is_empty() { now + LOOK_EVERY } else { now });
+        self.lane_at = match due.is_empty() {
+            true => (self.flow.parked() > 0).then_some(now + LOOK_EVERY),
+            false => Some(now),
+        };
         let mut changes = FailureChanges::default();
         for ((event, attempts), result) in due.into_iter().zip(results) {
             let place = self.flow.place(&event);
