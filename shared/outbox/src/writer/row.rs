@@ -1,6 +1,5 @@
 //! An event as its row holds it. What is in here, MySQL stores and Kafka takes.
 
-use super::printed::printed_bytes;
 use crate::{
     error::WriteError,
     event::{NewEvent, PlacedEvent},
@@ -47,15 +46,15 @@ pub(super) struct OutboxRow {
 impl OutboxRow {
     pub(super) fn new(placed: PlacedEvent) -> Result<Self, WriteError> {
         let PlacedEvent { aggregate_type, aggregate_id, aggregate_version, event } = placed;
-        let NewEvent { event_id, event_type, payload, headers } = event;
         check_aggregate_type(&aggregate_type)?;
         check_aggregate_id(&aggregate_id)?;
-        check_name("event_type", &event_type)?;
+        check_name("event_type", &event.event_type)?;
         if aggregate_version == 0 {
             return Err(WriteError::Version);
         }
-        let header_bytes = check_headers(&headers)?;
-        let record_bytes = printed_bytes(&payload)? + aggregate_id.len() + header_bytes + ENVELOPE_BYTES;
+        let header_bytes = check_headers(&event.headers)?;
+        let record_bytes = event.payload_bytes()? + aggregate_id.len() + header_bytes + ENVELOPE_BYTES;
+        let NewEvent { event_id, event_type, payload, headers } = event;
         if record_bytes > MAX_EVENT_BYTES {
             return Err(WriteError::TooLarge {
                 event_type,
