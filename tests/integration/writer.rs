@@ -1,13 +1,22 @@
 //! What the writer promises: no event without its row's lock, no version left out, nothing that MySQL or Kafka refuses.
 
+use outflow_broker::{
+    OutboxPublisher, Producer,
+    topics::{self, TopicSpec},
+};
 use outflow_outbox::{
     AggregateTable, EventWriter, MAX_EVENT_BYTES, NewEvent, TraceParent, WriteError, write_without_lock,
 };
-use outflow_tests::{TestShop, event, long};
+use outflow_tests::{TestShop, event, in_a_minute, long};
 use proptest::{
     prelude::*,
     strategy::{Strategy, ValueTree},
     test_runner::TestRunner,
+};
+use rdkafka::{
+    ClientConfig, Message,
+    consumer::{Consumer, StreamConsumer},
+    message::Headers,
 };
 use serde_json::{Value, json};
 use sqlx::{MySql, MySqlConnection, MySqlPool, mysql::MySqlArguments, query::Query};
@@ -324,6 +333,52 @@ async fn a_transaction_writes_events_up_to_its_bounds_and_none_beyond() {
     assert_eq!(shop.number("SELECT COUNT(*) FROM outbox").await, 5_017);
 }
 
+fn decimal(digits: i32, power: i32) -> Value {
+    json!(format!("{digits}e{power}").parse::<f64>().unwrap())
+}
+
+/// Names, headers and payload of the largest sizes, and nothing in them that compresses.
+#[tokio::test]
+async fn the_largest_event_that_the_writer_takes_is_no_larger_in_kafka_and_is_taken_there() {
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    let shop = TestShop::start().await;
+    let brokers = shop.endpoints.kafka.brokers.clone();
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+    let random = |size: usize| -> String {
+        let bytes = std::iter::repeat_with(|| Uuid::new_v4().into_bytes()[0]);
+        bytes.map(|byte| char::from(letters[usize::from(byte % 64)])).take(size).collect()
+    };
+    let aggregate_type = format!("T{:x<63}", Uuid::now_v7().simple());
+    let topic = format!("{}.events", aggregate_type.to_lowercase());
+    topics::ensure(&brokers, &[TopicSpec { name: topic.clone(), partitions: 1 }]).await.unwrap();
+    let mut largest = event(&aggregate_type, &random(64), u32::MAX);
+    largest.event.event_type = random(64);
+    largest.event.headers = (0..16).map(|n| (format!("{n:x<64}"), random(1_024))).collect();
+    let others = 1_024 + 64 + 16 * (64 + 1_024 + 10) + r#""""#.len();
+    largest.event.payload = json!(random(MAX_EVENT_BYTES - others));
+    let mut transaction = shop.begin().await;
+    write_without_lock(&mut transaction, std::slice::from_ref(&largest)).await.unwrap();
+    transaction.commit().await.unwrap();
+    let reader: StreamConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .set("group.id", Uuid::now_v7().to_string())
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    reader.subscribe(&[&topic]).unwrap();
+
+    let publisher = OutboxPublisher::new(Producer::connect(&brokers, TIMEOUT).unwrap(), TIMEOUT);
+    let report = shop.relay(publisher, 10, TIMEOUT).drain(in_a_minute()).await.unwrap();
+
+    assert_eq!(report.published, 1);
+    let record = tokio::time::timeout(TIMEOUT, reader.recv()).await.expect("a record comes").unwrap();
+    let headers = record.headers().unwrap();
+    let header_bytes: usize =
+        headers.iter().map(|header| header.key.len() + header.value.unwrap().len() + 10).sum();
+    let bytes = record.payload_len() + record.key_len() + header_bytes;
+    assert!(bytes < MAX_EVENT_BYTES && bytes > MAX_EVENT_BYTES - 1_024, "{bytes}");
+}
+
 /// Anything that JSON can hold: every plane of Unicode, every escape, numbers of every size.
 fn documents() -> impl Strategy<Value = Value> {
     let number = prop_oneof![
@@ -332,9 +387,8 @@ fn documents() -> impl Strategy<Value = Value> {
         any::<f64>().prop_filter("JSON has none", |float| float.is_finite()).prop_map(Value::from),
         // Around the sizes at which MySQL begins and ends to print an exponent.
         (1e14..1e17).prop_map(Value::from),
-        (any::<i32>(), -22_i32..22).prop_map(|(digits, power)| json!(f64::from(digits) * 10_f64.powi(power))),
-        (0_u32..100_000, 0_i32..8)
-            .prop_map(|(digits, places)| json!(f64::from(digits) / 10_f64.powi(places))),
+        (any::<i32>(), -22_i32..22).prop_map(|(digits, power)| decimal(digits, power)),
+        (0_i32..100_000, -8_i32..0).prop_map(|(digits, power)| decimal(digits, power)),
     ];
     let text = prop_oneof![any::<String>(), "[\u{0}-\u{7f}]{0,20}", "\\PC{0,20}"];
     let leaf = prop_oneof![

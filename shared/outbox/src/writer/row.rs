@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// Bytes of an event as the broker sees it: payload as MySQL prints it, key, headers and framing. Below librdkafka's
 /// default of 1,000,000 and Kafka's of 1 MiB.
 pub const MAX_EVENT_BYTES: usize = 900_000;
-/// What a publisher adds to a record: its own headers (eight, each within 100 bytes) and the framing.
+/// What a publisher adds to a record: its own headers, about eight of at most 100 bytes, and the framing.
 const ENVELOPE_BYTES: usize = 1_024;
 /// What frames one header: two lengths, and the quotes and commas where headers travel as JSON.
 const HEADER_BYTES: usize = 10;
