@@ -10,3 +10,4 @@ mod outbox;
 mod producer;
 mod store;
 mod verify;
+mod writer;

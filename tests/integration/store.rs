@@ -1,5 +1,6 @@
 //! Orders in the real MySQL: all or nothing, and never more than there is.
 
+use outflow_domain::{OrderId, OrderRequest};
 use outflow_store::StoreError;
 use outflow_tests::TestShop;
 use sqlx::{Connection, MySqlConnection};
@@ -7,6 +8,8 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+use time::OffsetDateTime;
+use uuid::Uuid;
 
 #[tokio::test]
 async fn an_order_is_written_with_its_lines_its_stock_and_its_two_events() {
@@ -17,8 +20,7 @@ async fn an_order_is_written_with_its_lines_its_stock_and_its_two_events() {
     let order = shop.order(&[("saucer", 7), ("cup", 3)]).await.unwrap();
 
     assert_eq!(order.total.to_string(), "60.67");
-    let cents =
-        "SELECT CAST(total_amount * 100 AS SIGNED) FROM orders WHERE status = 'PENDING' AND version = 1";
+    let cents = "SELECT CAST(total_amount * 100 AS SIGNED) FROM orders WHERE status = 'PENDING' AND version = 1 AND reservation_version = 1";
     assert_eq!(shop.number(cents).await, 6_067);
     assert_eq!(shop.number("SELECT CAST(SUM(line_total) * 100 AS SIGNED) FROM order_items").await, 6_067);
     let stock = "SELECT CAST(SUM(available * 1000 + reserved) AS SIGNED) FROM inventory";
@@ -33,6 +35,25 @@ async fn an_order_is_written_with_its_lines_its_stock_and_its_two_events() {
     let expected = [("Order", "OrderCreated"), ("Inventory", "StockReserved")]
         .map(|(aggregate, event)| (aggregate.to_owned(), event.to_owned(), id.clone(), 1));
     assert_eq!(events, expected);
+}
+
+#[tokio::test]
+async fn an_orders_events_go_on_with_the_callers_trace() {
+    let shop = TestShop::start().await;
+    shop.put_product("cup", "19.99", 10).await;
+    let request =
+        OrderRequest::from_json(br#"{"userId": "u-1", "items": [{"productId": "cup", "quantity": 1}]}"#);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    let (id, now) = (OrderId(Uuid::now_v7()), OffsetDateTime::now_utc());
+    let (request, parent) = (request.unwrap(), trace.parse().unwrap());
+    shop.store.create_order(id, &request, now, &parent, Uuid::now_v7).await.unwrap();
+
+    let traces: Vec<String> = sqlx::query_scalar("SELECT headers->>'$.traceparent' FROM outbox")
+        .fetch_all(shop.store.pool())
+        .await
+        .unwrap();
+    assert_eq!(traces, [trace; 2]);
 }
 
 #[tokio::test]

@@ -46,3 +46,23 @@ fn trace(request: &Request) -> TraceParent {
     let header = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     header.and_then(|text| text.parse().ok()).unwrap_or_else(TraceParent::random)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_trace_is_kept_and_a_missing_or_broken_one_replaced() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let with = |value: &str| {
+            let mut request = Request::new(Body::Empty);
+            request.headers_mut().insert("traceparent", value.parse().expect("a header's value"));
+            trace(&request)
+        };
+
+        assert_eq!(with(good).as_str(), good);
+        for made in [with("00-1"), trace(&Request::new(Body::Empty))] {
+            assert!(made.as_str().ends_with("-01"), "{made}");
+        }
+    }
+}

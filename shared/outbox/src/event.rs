@@ -1,6 +1,10 @@
 //! An event on its way in and on its way out.
 
-use crate::trace::{TRACEPARENT, TraceParent};
+use crate::{
+    error::WriteError,
+    trace::{TRACEPARENT, TraceParent},
+    writer::printed_bytes,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -32,6 +36,14 @@ impl NewEvent {
     pub fn with_header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.insert(name.into(), value.into());
         self
+    }
+
+    /// Bytes of the payload once MySQL has stored it, which prints JSON its own way: more than its text here.
+    ///
+    /// # Errors
+    /// Where MySQL could not store it: nested deeper than 100 levels, a key of more than 65,535 bytes.
+    pub fn payload_bytes(&self) -> Result<usize, WriteError> {
+        printed_bytes(&self.payload)
     }
 
     /// As a part of this trace.

@@ -7,6 +7,7 @@ mod printed;
 mod row;
 mod table;
 
+pub(crate) use printed::printed_bytes;
 pub use row::MAX_EVENT_BYTES;
 pub use table::AggregateTable;
 

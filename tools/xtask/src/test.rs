@@ -165,6 +165,8 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
                 "outflow-transform",
                 "--no-fail-fast",
             ]),
+            // What must not compile is told by its examples.
+            cargo(&["test", "--package", "outflow-outbox", "--doc", "--no-fail-fast"]),
             // The compiler is a feature, and its tests are the ones that matter.
             cargo(&["test", "--package", "outflow-transform", "--features", "compile", "--no-fail-fast"]),
             cargo_in("transforms", &["test", "--workspace", "--no-fail-fast"]),

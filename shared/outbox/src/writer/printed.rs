@@ -10,7 +10,7 @@ const MAX_NESTING: usize = 100;
 const MAX_KEY_BYTES: usize = 65_535;
 
 /// Bytes of `CAST(payload AS CHAR)` once the payload is stored.
-pub(super) fn printed_bytes(payload: &Value) -> Result<usize, WriteError> {
+pub(crate) fn printed_bytes(payload: &Value) -> Result<usize, WriteError> {
     nested(payload, 1)
 }
 
@@ -68,7 +68,8 @@ fn number_bytes(number: &Number) -> usize {
     }
 }
 
-/// The shortest digits that give the same double, written out from 1e-15 to below 1e15, and with an exponent elsewhere.
+/// The shortest digits that give the same double. They are written out from 1e-15 to below 1e15, and above it where there
+/// are some behind the point; all others have an exponent.
 fn float_bytes(float: f64) -> usize {
     let scientific = format!("{float:e}");
     let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -79,8 +80,8 @@ fn float_bytes(float: f64) -> usize {
     let before = usize::try_from(point).unwrap_or(0);
     sign + match point {
         -14..=0 => "0.".len() + usize::try_from(-point).unwrap_or(0) + digits,
-        1..=15 if digits <= before => before + ".0".len(),
-        1..=15 => digits + ".".len(),
+        1.. if digits > before => digits + ".".len(),
+        1..=15 => before + ".0".len(),
         // The mantissa has a sign of its own.
         _ => scientific.len() - sign,
     }
@@ -102,6 +103,7 @@ mod tests {
             ),
             (json!([1.0, -0.0, 1e14, 1e15, 1e16]), "[1.0, -0.0, 100000000000000.0, 1e15, 1e16]"),
             (json!(1.234_567_890_123_456_7e-14), "0.000000000000012345678901234567"),
+            (json!(1_944_735_708_234_572.8), "1944735708234572.8"),
             (json!([1e-15, 1.5e-16, -1.5e300]), "[0.000000000000001, 1.5e-16, -1.5e300]"),
             (
                 json!([u64::MAX, i64::MIN, true, false, null]),

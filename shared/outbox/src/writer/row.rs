@@ -1,6 +1,5 @@
 //! An event as its row holds it. What is in here, MySQL stores and Kafka takes.
 
-use super::printed::printed_bytes;
 use crate::{
     error::WriteError,
     event::{NewEvent, PlacedEvent},
@@ -12,7 +11,7 @@ use std::collections::BTreeMap;
 /// Bytes of an event as the broker sees it: payload as MySQL prints it, key, headers and framing. Below librdkafka's
 /// default of 1,000,000 and Kafka's of 1 MiB.
 pub const MAX_EVENT_BYTES: usize = 900_000;
-/// What a publisher adds to a record: its own headers (eight, each within 100 bytes) and the framing.
+/// What a publisher adds to a record: its own headers, about eight of at most 100 bytes, and the framing.
 const ENVELOPE_BYTES: usize = 1_024;
 /// What frames one header: two lengths, and the quotes and commas where headers travel as JSON.
 const HEADER_BYTES: usize = 10;
@@ -47,15 +46,15 @@ pub(super) struct OutboxRow {
 impl OutboxRow {
     pub(super) fn new(placed: PlacedEvent) -> Result<Self, WriteError> {
         let PlacedEvent { aggregate_type, aggregate_id, aggregate_version, event } = placed;
-        let NewEvent { event_id, event_type, payload, headers } = event;
         check_aggregate_type(&aggregate_type)?;
         check_aggregate_id(&aggregate_id)?;
-        check_name("event_type", &event_type)?;
+        check_name("event_type", &event.event_type)?;
         if aggregate_version == 0 {
             return Err(WriteError::Version);
         }
-        let header_bytes = check_headers(&headers)?;
-        let record_bytes = printed_bytes(&payload)? + aggregate_id.len() + header_bytes + ENVELOPE_BYTES;
+        let header_bytes = check_headers(&event.headers)?;
+        let record_bytes = event.payload_bytes()? + aggregate_id.len() + header_bytes + ENVELOPE_BYTES;
+        let NewEvent { event_id, event_type, payload, headers } = event;
         if record_bytes > MAX_EVENT_BYTES {
             return Err(WriteError::TooLarge {
                 event_type,
