@@ -1,7 +1,7 @@
 //! A relay as a plain process: for whoever has no Lambda, and for `cargo xtask bench`, which measures this one.
 //!
-//! Prints one JSON line a report. SIGTERM and Ctrl-C end it within [`SLICE`], with nothing left in the producer and the
-//! lease given back; so may its time (`--for`).
+//! Prints one JSON line a report, unless it tells what the last one told. SIGTERM, Ctrl-C or the end of its time (`--for`)
+//! ends it within some seconds, with nothing left in the producer and the lease given back.
 
 use clap::Parser;
 use outflow_broker::{OutboxPublisher, Producer};
@@ -16,6 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the relay goes on before it looks whether it shall end.
 const SLICE: Duration = Duration::from_secs(5);
+/// After the last event the relay polls on every few milliseconds for so long, then it only looks once in a while.
+const IDLE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A single drain may take as long as it takes.
+const FAR: Duration = Duration::from_secs(24 * 3_600);
 /// How long to wait after a failure: a database or a broker that is away is not asked all the time.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -42,40 +47,54 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
     let producer = Producer::connect(&args.kafka_brokers, DELIVERY_TIMEOUT)?;
     let publisher = OutboxPublisher::new(producer, DELIVERY_TIMEOUT);
     let settings = RelaySettings { group: args.group, ..RelaySettings::default() };
     let relay = Relay::new(&args.database_url, publisher, settings)?;
     if args.once {
-        return print(&relay.drain(Instant::now() + Duration::from_secs(3_600)).await?);
+        return print(&relay.drain(Instant::now() + FAR).await?);
     }
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let over = tokio::time::sleep(Duration::from_secs(args.seconds));
-    tokio::pin!(over);
-    loop {
-        let mut slice = std::pin::pin!(relay.run(Instant::now() + SLICE, SLICE));
-        let mut ending = false;
+    let stop = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            () = tokio::time::sleep(Duration::from_secs(args.seconds)) => {}
+        }
+    };
+    let mut stop = std::pin::pin!(stop);
+    let (mut is_ending, mut last) = (false, None);
+    while !is_ending {
+        let mut slice = std::pin::pin!(relay.run(Instant::now() + SLICE, IDLE));
         // Never dropped half way: the relay ends by itself, empties its producer and gives its lease back.
         let outcome = loop {
             tokio::select! {
                 outcome = &mut slice => break outcome,
-                _ = interrupt.recv() => ending = true,
-                _ = terminate.recv() => ending = true,
-                () = &mut over, if !ending => ending = true,
+                () = &mut stop, if !is_ending => is_ending = true,
             }
         };
-        match outcome {
-            Ok(report) => print(&report)?,
-            Err(error) if ending => return Err(error.into()),
+        let pause = match outcome {
+            Ok(report) => {
+                if last.as_ref() != Some(&report) {
+                    print(&report)?;
+                }
+                let pause = if report.published == 0 { LOOK_EVERY } else { Duration::ZERO };
+                last = Some(report);
+                pause
+            }
+            Err(error) if is_ending => return Err(error.into()),
             Err(error) => {
                 eprintln!("{:#}", anyhow::Error::from(error));
-                tokio::time::sleep(PAUSE).await;
+                PAUSE
             }
-        }
-        if ending {
-            return Ok(());
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = &mut stop, if !is_ending => is_ending = true,
         }
     }
+    Ok(())
 }
 
 fn print(report: &Report) -> anyhow::Result<()> {

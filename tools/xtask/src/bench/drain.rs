@@ -157,6 +157,7 @@ pub(super) async fn run(
     };
     let position = database.last_id().await?;
     events.write_all(&database.pool, total, progress).await?;
+    site.settle(progress).await?;
     let topics = site.relay_topics()?;
     let mut rounds = Rounds::default();
     for round in 1..=scale.rounds(3) {

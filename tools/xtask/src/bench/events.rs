@@ -17,6 +17,9 @@ const CONNECTIONS: u64 = 4;
 /// the order's, where it could come first.
 const PAID_AFTER_AT_LEAST: u64 = 2 * ROWS_A_STATEMENT * CONNECTIONS / GROUP;
 
+/// Words of 16 hexadecimal digits in a large payload.
+const LARGE_WORDS: u64 = 800_000 / 16;
+
 /// The number of an event that only shows that a way is open. No counting event has it.
 pub(super) const MARKER: u64 = 0xFFFF_FFFF_FFFF;
 
@@ -100,6 +103,20 @@ impl Events {
         pool: &MySqlPool,
         numbers: impl IntoIterator<Item = u64>,
     ) -> anyhow::Result<()> {
+        self.insert_with(pool, numbers, Event::payload).await
+    }
+
+    /// Writes an event of 800 kB, which lz4 makes little smaller.
+    pub(super) async fn insert_large(self, pool: &MySqlPool, number: u64) -> anyhow::Result<()> {
+        self.insert_with(pool, [number], Event::large_payload).await
+    }
+
+    async fn insert_with(
+        self,
+        pool: &MySqlPool,
+        numbers: impl IntoIterator<Item = u64>,
+        payload: fn(Event) -> String,
+    ) -> anyhow::Result<()> {
         let mut insert = QueryBuilder::<MySql>::new(
             "INSERT INTO outbox (event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers) ",
         );
@@ -109,7 +126,7 @@ impl Events {
                 .push_bind(event.aggregate_type())
                 .push_bind(event.event_type())
                 .push_bind(event.version)
-                .push_bind(event.payload())
+                .push_bind(payload(event))
                 .push_bind(event.headers());
         });
         insert.build().execute(pool).await.context("inserting events into the outbox")?;
@@ -164,6 +181,12 @@ impl Event {
             self.aggregate_id(),
             quantity + 1,
         )
+    }
+
+    fn large_payload(self) -> String {
+        let attachment: String =
+            (0..LARGE_WORDS).map(|word| format!("{:016x}", mixed(self.number ^ word << 32))).collect();
+        format!(r#"{{"orderId": "{}", "attachment": "{attachment}"}}"#, self.aggregate_id())
     }
 
     fn headers(self) -> String {

@@ -26,6 +26,8 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// The headers in which contenders carry an event's id.
 const ID_HEADERS: [&str; 2] = ["ce_id", "id"];
+/// One record in so many is looked at closely.
+const LOOKED_AT: u64 = 1_000;
 /// The fewest headers that a record has, whoever sends it.
 const HEADERS: usize = 7;
 
@@ -197,32 +199,32 @@ pub(super) fn number(message: &BorrowedMessage<'_>) -> anyhow::Result<Option<u64
 }
 
 /// What has been seen of a run's events.
-struct Check {
+#[derive(Debug)]
+pub(super) struct Check {
     events: Events,
     seen: Vec<bool>,
     distinct: u64,
     duplicates: u64,
-    violations: u64,
+    pub(super) violations: u64,
 }
 
 impl Check {
-    fn new(events: Events, total: u64) -> Self {
+    pub(super) fn new(events: Events, total: u64) -> Self {
         let seen = vec![false; usize::try_from(total).unwrap_or(usize::MAX)];
         Self { events, seen, distinct: 0, duplicates: 0, violations: 0 }
     }
 
-    fn take(&mut self, number: u64, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
+    /// True at an event's first appearance.
+    pub(super) fn take(&mut self, number: u64, message: &BorrowedMessage<'_>) -> anyhow::Result<bool> {
         let event = self.events.get(number);
-        if self.note(number, event)? {
-            // Looked at once in a while: a check must not take longer than what it checks.
-            if number % 1_000 == 0 {
-                looks_right(event, message)?;
-            }
+        let is_first = self.note(number, event)?;
+        // Looked at once in a while: a check must not take longer than what it checks.
+        if is_first && number.is_multiple_of(LOOKED_AT) {
+            looks_right(event, message)?;
         }
-        Ok(())
+        Ok(is_first)
     }
 
-    /// True at an event's first appearance.
     fn note(&mut self, number: u64, event: Event) -> anyhow::Result<bool> {
         let index = usize::try_from(number)?;
         ensure!(index < self.seen.len(), "event {number} was never written");
@@ -240,7 +242,7 @@ impl Check {
         Ok(true)
     }
 
-    fn missing(&self) -> u64 {
+    pub(super) fn missing(&self) -> u64 {
         self.seen.len() as u64 - self.distinct
     }
 }

@@ -6,13 +6,18 @@ mod debezium;
 mod drain;
 mod entry;
 mod events;
+mod growth;
 mod kafka;
+mod latency;
 mod machine;
+mod memory;
 mod naive;
 mod process;
 mod producer;
 mod relay;
 mod site;
+mod steady;
+mod writers;
 
 use crate::interrupt::interrupted;
 use anyhow::{anyhow, ensure};
@@ -69,16 +74,36 @@ impl Contender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measurement {
     Drain,
+    Latency,
+    Scheduled,
+    Writers,
+    Growth,
+    LargeEvents,
+    BinarySize,
 }
 
 impl Measurement {
-    const ALL: [Self; 1] = [Self::Drain];
+    const ALL: [Self; 7] = [
+        Self::Drain,
+        Self::Latency,
+        Self::Scheduled,
+        Self::Writers,
+        Self::Growth,
+        Self::LargeEvents,
+        Self::BinarySize,
+    ];
 
     fn entries(self) -> &'static [&'static str] {
         match self {
             Self::Drain => {
                 &["relay.drain", "relay.drain_from_start", "relay.cpu_per_event_draining", "relay.memory"]
             }
+            Self::Latency => &["relay.latency_p50", "relay.latency_p99", "relay.cpu_per_event"],
+            Self::Scheduled => &["relay.latency_scheduled_p99"],
+            Self::Writers => &["relay.writers", "relay.writers_behind"],
+            Self::Growth => &["relay.growth"],
+            Self::LargeEvents => &["relay.memory_large_events"],
+            Self::BinarySize => &["relay.binary_size"],
         }
     }
 
@@ -108,7 +133,9 @@ impl Scale {
 }
 
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    let wanted = selected(&args.names)?;
+    let mut wanted = selected(&args.names)?;
+    // An optimised build of the function takes minutes, and another one has another size.
+    wanted.retain(|measurement| *measurement != Measurement::BinarySize || !args.quick);
     if let Some(file) = &args.json {
         // Told now, not when all is done.
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -152,6 +179,12 @@ async fn measure(
     for measurement in wanted {
         entries.extend(match measurement {
             Measurement::Drain => drain::run(&site, &relay, &args.without, scale, progress).await?,
+            Measurement::Latency => latency::run(&site, &relay, &args.without, scale, progress).await?,
+            Measurement::Scheduled => latency::scheduled(&site, &relay, scale, progress).await?,
+            Measurement::Writers => writers::run(&site, &relay, scale, progress).await?,
+            Measurement::Growth => growth::run(&site, &relay, scale, progress).await?,
+            Measurement::LargeEvents => memory::large_events(&site, &relay, scale, progress).await?,
+            Measurement::BinarySize => memory::binary_size(progress).await?,
         });
     }
     site.stop().await?;
@@ -189,6 +222,7 @@ mod tests {
         assert_eq!(named("relay").unwrap(), Measurement::ALL);
         assert_eq!(selected(&[]).unwrap(), Measurement::ALL);
         assert_eq!(named("relay.drain").unwrap(), [Measurement::Drain]);
+        assert_eq!(named("relay.latency").unwrap(), [Measurement::Latency, Measurement::Scheduled]);
         for unknown in ["rel", "relay.dr", "relay.drains", ""] {
             assert!(named(unknown).is_err(), "{unknown}");
         }

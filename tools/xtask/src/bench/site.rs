@@ -6,11 +6,19 @@ use outflow_stack::{Service, Settings, Stack, versions::MYSQL_USER, workspace_ro
 use outflow_store::Store;
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, MySqlPool, mysql::MySqlPoolOptions};
-use std::path::{Path, PathBuf};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use xtask::progress::Terminal;
 
 /// What Debezium needs beside a look at the tables, and what nobody else does.
 const REPLICATION: &str = "SELECT, RELOAD, SHOW DATABASES, REPLICATION SLAVE, REPLICATION CLIENT";
+
+/// Pages of 16 kB that a quiet server may still hold changed.
+const SETTLED_PAGES: u64 = 200;
+const SETTLE_PATIENCE: Duration = Duration::from_secs(120);
+const SETTLE_POLL: Duration = Duration::from_millis(250);
 
 /// Services that run, with nothing in them yet.
 pub(super) struct Site {
@@ -59,11 +67,30 @@ impl Site {
         Ok(Self { server: server.to_owned(), stack, admin, brokers })
     }
 
-    /// Stops the services and removes their data, but not their logs' folder where something failed.
+    /// Stops the services and removes their data and logs.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.admin.close().await;
         self.stack.reset().await?;
         Ok(())
+    }
+
+    /// Waits until the server has written out what it holds changed: a figure must not pay for what was done before it.
+    pub(super) async fn settle(&self, progress: &Terminal) -> anyhow::Result<()> {
+        let settled = async {
+            let deadline = Instant::now() + SETTLE_PATIENCE;
+            loop {
+                let (_, dirty): (String, String) =
+                    sqlx::query_as("SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'")
+                        .fetch_one(&self.admin)
+                        .await
+                        .context("asking for changed pages")?;
+                if dirty.parse::<u64>()? <= SETTLED_PAGES || Instant::now() > deadline {
+                    return Ok(());
+                }
+                tokio::time::sleep(SETTLE_POLL).await;
+            }
+        };
+        progress.track("waiting until MySQL has written its pages", settled).await
     }
 
     /// The administrator, for what a shop never does: to write without the binary log, or to delete a database.
@@ -80,10 +107,6 @@ impl Site {
 
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.stack.state().join("logs").join(format!("{name}.log"))
-    }
-
-    pub(super) fn state(&self) -> &Path {
-        self.stack.state()
     }
 
     pub(super) fn installer(&self) -> &outflow_stack::Installer {
