@@ -1,8 +1,11 @@
 //! When a writer is told to nudge: only where a nudge is of use.
 
 use outflow_tests::{TestShop, in_a_minute, write_event};
-use sqlx::AssertSqlSafe;
-use std::sync::{Arc, Mutex};
+use sqlx::{AssertSqlSafe, MySqlConnection};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 async fn set(shop: &TestShop, assignments: &str) {
     let sql = format!("UPDATE outbox_position SET {assignments} WHERE relay_group = 'default'");
@@ -86,16 +89,22 @@ async fn the_question_is_one_read_by_the_primary_key() {
             .unwrap();
     }
     let mut connection = shop.store.pool().acquire().await.unwrap();
-    sqlx::query("FLUSH STATUS").execute(&mut *connection).await.unwrap();
+    let before = handlers(&mut connection).await;
 
     outflow_outbox::sleeping_relay(&mut connection, "default").await.unwrap();
 
-    let read: Vec<(String, String)> =
-        sqlx::query_as("SHOW SESSION STATUS WHERE Variable_name LIKE 'Handler_read%' AND Value <> 0")
-            .fetch_all(&mut *connection)
-            .await
-            .unwrap();
-    assert_eq!(read, [("Handler_read_key".to_owned(), "1".to_owned())]);
+    let after = handlers(&mut connection).await;
+    let read = |name: &str| after[name] - before[name];
+    let by_scanning = ["Handler_read_first", "Handler_read_last", "Handler_read_next", "Handler_read_prev"];
+    assert_eq!(read("Handler_read_key"), 1);
+    assert_eq!(by_scanning.map(read), [0; 4]);
+}
+
+/// What this session has read so far, by how it was found.
+async fn handlers(connection: &mut MySqlConnection) -> HashMap<String, u64> {
+    let sql = "SHOW SESSION STATUS LIKE 'Handler_read%'";
+    let rows: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(connection).await.unwrap();
+    rows.into_iter().map(|(name, number)| (name, number.parse().unwrap())).collect()
 }
 
 #[tokio::test]
