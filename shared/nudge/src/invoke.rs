@@ -1,7 +1,7 @@
 //! One asynchronous invocation by Lambda's Invoke API.
 //!
-//! The client is hyper's, which every function carries already for Lambda's runtime API, with rustls on ring. The SDK
-//! would bring [its figures] for the same one request.
+//! The client is hyper's, which every function carries already for Lambda's runtime API, with rustls on ring: see
+//! `docs/adr/0006-nudge-after-commit.md` for what an SDK would bring.
 
 use crate::{
     error::{Lost, NudgeError},
