@@ -7,5 +7,7 @@ mod bad_input;
 mod faults;
 mod harness;
 mod invoke;
+mod nudge;
 mod poison;
+mod postman;
 mod transforms;

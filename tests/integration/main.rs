@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod analytics;
+mod awake;
 mod grafana;
 mod layering;
 mod outbox;

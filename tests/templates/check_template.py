@@ -139,14 +139,40 @@ def check_mappings(resources):
 
 
 def check_relay(resources):
-    """One relay at a time."""
-    alone = [
-        name
+    """Few relays at a time, and always room for a nudge beside two minutes' schedules that overlap."""
+    reserved = {
+        name: function["Properties"]["ReservedConcurrentExecutions"]
         for name, function in of_type(resources, "AWS::Lambda::Function").items()
-        if function["Properties"].get("ReservedConcurrentExecutions") == 1
-    ]
-    if alone != ["OutboxRelay"]:
-        yield f"functions with ReservedConcurrentExecutions 1 are {alone}: expected OutboxRelay alone"
+        if "ReservedConcurrentExecutions" in function["Properties"]
+    }
+    if reserved != {"OutboxRelay": 3}:
+        yield f"ReservedConcurrentExecutions are {reserved}: expected 3 for OutboxRelay alone"
+
+
+def check_nudge(resources):
+    """Who nudges the relay knows its address and may invoke it, and nothing else."""
+    functions = of_type(resources, "AWS::Lambda::Function")
+    nudging = {
+        name: function["Properties"]["Environment"]["Variables"]["OUTFLOW_NUDGE_URL"]
+        for name, function in functions.items()
+        if "OUTFLOW_NUDGE_URL" in function["Properties"]["Environment"]["Variables"]
+    }
+    if list(nudging) != ["CreateOrder"]:
+        yield f"functions with OUTFLOW_NUDGE_URL are {list(nudging)}: expected CreateOrder"
+    for name, url in nudging.items():
+        text = url["Fn::Sub"] if isinstance(url, dict) else url
+        if not text.startswith("https://lambda.") or not text.endswith("/functions/${OutboxRelay}/invocations"):
+            yield f"{name}: OUTFLOW_NUDGE_URL {text} is not the relay's Invoke API"
+    may = {
+        name.removesuffix("Role")
+        for name, role in of_type(resources, "AWS::IAM::Role").items()
+        for policy in role["Properties"].get("Policies", [])
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Action"] == "lambda:InvokeFunction"
+        and statement["Resource"] == {"Fn::GetAtt": ["OutboxRelay", "Arn"]}
+    }
+    if may != set(nudging):
+        yield f"functions that may invoke the relay are {sorted(may)}: expected {sorted(nudging)}"
 
 
 def check_secrets(resources):
@@ -176,7 +202,7 @@ def main():
     findings += check_functions(template)
     resources, complaints = translate(template)
     findings += complaints
-    for check in (check_schedule, check_mappings, check_relay, check_secrets, check_policies):
+    for check in (check_schedule, check_mappings, check_relay, check_nudge, check_secrets, check_policies):
         findings += check(resources)
     for finding in findings:
         print(finding)

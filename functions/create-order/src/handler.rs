@@ -1,4 +1,4 @@
-//! One request: parse, write, answer.
+//! One request: parse, write, nudge, answer.
 
 use crate::{context::Context, error::Problem};
 use lambda_http::{
@@ -38,7 +38,10 @@ async fn create(context: &Context, request: &Request) -> Result<Order, Problem> 
         &trace,
         Uuid::now_v7,
     );
-    Ok(order.await?)
+    let order = order.await?;
+    // Before the answer: Lambda freezes the process behind it. Nothing that happens here can fail the order.
+    context.nudge.wake(context.store.sleeping_relay()).await;
+    Ok(order)
 }
 
 /// The caller's trace. One that cannot be read is replaced, as the W3C wants it.

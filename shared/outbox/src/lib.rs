@@ -6,6 +6,7 @@
 //!
 //! Must not: know what an event means, or which broker it goes to.
 
+mod awake;
 mod burial;
 mod dispatch;
 mod error;
@@ -26,6 +27,7 @@ mod settings;
 mod trace;
 mod writer;
 
+pub use awake::sleeping_relay;
 pub use error::{RelayError, WriteError};
 pub use event::{NewEvent, OutboxEvent, PlacedEvent};
 pub use publisher::{FailureKind, PublishError, Publisher};

@@ -6,6 +6,7 @@ mod catalogue;
 mod error;
 mod migrate;
 mod orders;
+mod relay;
 
 pub use error::{Shortage, StoreError};
 pub use outflow_outbox::TraceParent;

@@ -32,7 +32,7 @@ const POLL: Duration = Duration::from_millis(50);
 pub struct SystemSettings {
     /// Logs and run files lie below it, as those of the services do.
     pub state: PathBuf,
-    /// What the functions read: the services' addresses and the registry.
+    /// What the functions read: the services' addresses and the registry. Where the relay is nudged is added.
     pub env: Vec<(String, String)>,
     /// Where the search for the functions' port starts; 0 is any.
     pub port: u16,
@@ -83,6 +83,10 @@ impl SystemLock {
 
 /// Carried by every process of a system: the state folder that it belongs to.
 const MARK: &str = "OUTFLOW_SYSTEM";
+/// Where a function nudges the relay after a commit.
+const NUDGE_URL: &str = "OUTFLOW_NUDGE_URL";
+/// The function that is nudged.
+const RELAY: &str = "outbox-relay";
 
 impl System {
     /// Compiles the functions and the event sources. Quick when nothing has changed.
@@ -121,7 +125,7 @@ impl System {
             )?;
             let functions_url = format!("http://{HOST}:{functions_port}");
             let events_url = format!("http://{HOST}:{events_port}");
-            let emulator = launch_emulator(&settings, &cargo_lambda, functions_port)?;
+            let emulator = launch_emulator(&settings, &cargo_lambda, functions_port, &events_url)?;
             let event_sources = match launch_event_sources(&settings, &functions_url, events_port) {
                 Ok(running) => running,
                 Err(error) => {
@@ -253,7 +257,12 @@ impl Running {
     }
 }
 
-fn launch_emulator(settings: &SystemSettings, cargo_lambda: &Path, port: u16) -> anyhow::Result<Running> {
+fn launch_emulator(
+    settings: &SystemSettings,
+    cargo_lambda: &Path,
+    port: u16,
+    events_url: &str,
+) -> anyhow::Result<Running> {
     let mut launch = Launch::new(cargo_lambda, workspace_root()).args([
         "lambda",
         "watch",
@@ -264,6 +273,8 @@ fn launch_emulator(settings: &SystemSettings, cargo_lambda: &Path, port: u16) ->
         "--invoke-port",
         &port.to_string(),
     ]);
+    // Asynchronous invocations go to the event sources: the emulator would let the caller wait for the relay's answer.
+    launch = launch.env(NUDGE_URL, format!("{events_url}/2015-03-31/functions/{RELAY}/invocations"));
     for (name, value) in &settings.env {
         launch = launch.env(name, value);
     }

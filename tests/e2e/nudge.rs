@@ -1,0 +1,118 @@
+//! The nudge after a commit: what delivers between two ticks, and what is lost without it (a latency, nothing else).
+
+use crate::{
+    harness::{Shop, eventually, on_the_pipe},
+    postman::{Schedule, Way, with_postman},
+};
+use anyhow::ensure;
+use std::time::{Duration, Instant};
+
+/// Enough to have the relay at work, asleep and on its way there while orders come.
+const MANY: usize = 300;
+const SOME: usize = 20;
+
+/// Everything committed is confirmed by Kafka.
+async fn delivered(shop: &Shop) -> anyhow::Result<()> {
+    eventually("every event is delivered", async || {
+        let waiting = shop.mysql("SELECT COUNT(*) FROM outbox_status WHERE processed = 0").await?;
+        ensure!(waiting == 0, "{waiting} events wait");
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Each relay that took the lease raised it by one.
+async fn relays(shop: &Shop) -> anyhow::Result<i64> {
+    shop.mysql("SELECT CAST(fencing_token AS SIGNED) FROM outbox_position WHERE relay_group = 'default'")
+        .await
+}
+
+#[test]
+fn with_the_schedule_off_nudges_alone_deliver_every_order() {
+    on_the_pipe(async |shop| {
+        shop.assert_conserved().await?;
+        with_postman(shop, Schedule::Off, async |shop, postman| {
+            for order in 1..=SOME {
+                shop.order().await?;
+                delivered(shop).await?;
+                ensure!(
+                    postman.received() == order,
+                    "{} nudges for {order} lonely orders",
+                    postman.received()
+                );
+            }
+            Ok(())
+        })
+        .await?;
+        shop.assert_conserved().await
+    });
+}
+
+#[test]
+fn many_quick_orders_are_all_delivered_by_few_nudges_and_fewer_relays() {
+    on_the_pipe(async |shop| {
+        shop.assert_conserved().await?;
+        with_postman(shop, Schedule::Off, async |shop, postman| {
+            let before = relays(shop).await?;
+            let started = Instant::now();
+            shop.orders(MANY).await?;
+            let took = started.elapsed();
+            delivered(shop).await?;
+            let relays = relays(shop).await? - before;
+            let nudges = postman.received();
+            println!("{MANY} orders in {took:?}: {nudges} nudges, {relays} relays");
+            ensure!(nudges * 3 <= MANY, "{nudges} nudges for {MANY} orders");
+            ensure!(usize::try_from(relays)? <= nudges, "{relays} relays for {nudges} nudges");
+            Ok(())
+        })
+        .await?;
+        shop.assert_conserved().await
+    });
+}
+
+#[test]
+fn with_every_nudge_lost_orders_are_taken_and_the_schedule_delivers_them() {
+    on_the_pipe(async |shop| {
+        with_postman(shop, Schedule::On, async |shop, postman| {
+            postman.will(Way::Lost);
+            shop.orders(SOME).await?;
+            delivered(shop).await?;
+
+            // Nobody listens any more: the shop must not feel it.
+            postman.close().await?;
+            let received = postman.received();
+            let started = Instant::now();
+            shop.orders(SOME).await?;
+            let took = started.elapsed();
+            delivered(shop).await?;
+            ensure!(postman.received() == received, "nudges came through a closed door");
+            ensure!(took < Duration::from_secs(10), "{SOME} orders took {took:?}");
+
+            postman.open().await?;
+            postman.will(Way::Delivered);
+            eventually("nudges arrive again", async || {
+                shop.order().await?;
+                Ok((postman.received() > received).then_some(()))
+            })
+            .await
+        })
+        .await?;
+        shop.assert_conserved().await
+    });
+}
+
+#[test]
+fn doubled_and_delayed_nudges_change_nothing() {
+    on_the_pipe(async |shop| {
+        with_postman(shop, Schedule::On, async |shop, postman| {
+            for way in [Way::Doubled(Duration::from_millis(200)), Way::Delayed(Duration::from_secs(2))] {
+                postman.will(way);
+                shop.orders(SOME).await?;
+                delivered(shop).await?;
+            }
+            Ok(())
+        })
+        .await?;
+        shop.assert_conserved().await
+    });
+}
