@@ -155,6 +155,29 @@ async fn at_the_bound_of_gaps_the_position_stops_and_goes_on_once_they_are_dead(
 }
 
 #[tokio::test]
+async fn a_relay_whose_memory_is_full_goes_on_when_something_is_delivered() {
+    let shop = TestShop::start().await;
+    let recorder = Recorder::default();
+    // A page is one event, and two of them are all that may be in memory.
+    let settings = RelaySettings {
+        batch_bytes: 1,
+        in_flight_bytes: 1_000,
+        lease: Duration::from_secs(10),
+        ..RelaySettings::default()
+    };
+    let relay = Relay::new(&shop.database_url, recorder.clone(), settings).unwrap();
+    for n in 0..30 {
+        let mut transaction = shop.begin().await;
+        write_event(&mut transaction, &format!("a-{n}"), 1).await;
+        transaction.commit().await.unwrap();
+    }
+
+    let report = relay.drain(in_a_minute()).await.unwrap();
+
+    assert_eq!((report.published, recorder.published().len()), (30, 30));
+}
+
+#[tokio::test]
 async fn what_is_not_confirmed_stays_and_comes_again_in_order() {
     let shop = TestShop::start().await;
     let (relay, recorder) = shop.recording_relay();
