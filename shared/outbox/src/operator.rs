@@ -1,17 +1,7 @@
-//! Placeholder until the operator's side lands.
-use sqlx::MySqlConnection;
-use std::time::Duration;
+//! The operator's side: how the outbox stands, what became of an event, and what a person may do about it.
+//!
+//! Must not: print, ask, or publish. What it changes, it changes for a running relay to find.
 
-#[derive(Debug)]
-pub struct PruneStep {
-    pub more: bool,
-}
+mod prune;
 
-pub async fn prune_step(
-    _: &mut MySqlConnection,
-    _: &str,
-    _: Duration,
-    _: usize,
-) -> Result<PruneStep, sqlx::Error> {
-    Ok(PruneStep { more: false })
-}
+pub use prune::{PRUNE_ROWS, PruneStep, prune_step};
