@@ -109,7 +109,7 @@ async fn lowest(
     rows: usize,
 ) -> Result<Vec<(u64, String)>, sqlx::Error> {
     let found: Vec<(u64, String, bool)> = sqlx::query_as(
-        "SELECT id, event_id, COALESCE(created_at <= CURRENT_TIMESTAMP(6) - INTERVAL ? MICROSECOND, FALSE)
+        "SELECT id, event_id, created_at <= CURRENT_TIMESTAMP(6) - INTERVAL ? MICROSECOND
          FROM outbox WHERE id > ? AND id < ? ORDER BY id LIMIT ?",
     )
     .bind(micros(keep))
@@ -179,6 +179,8 @@ async fn note(
     Ok(forgotten.rows_affected())
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+/// At most a thousand years: MySQL takes more than it can count for a time to come, and would delete everything.
+fn micros(keep: Duration) -> u64 {
+    const THOUSAND_YEARS: Duration = Duration::from_secs(1_000 * 366 * 24 * 3_600);
+    u64::try_from(keep.min(THOUSAND_YEARS).as_micros()).expect("a thousand years fit")
 }
