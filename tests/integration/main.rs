@@ -7,6 +7,7 @@ mod analytics;
 mod awake;
 mod grafana;
 mod layering;
+mod operator;
 mod outbox;
 mod producer;
 mod store;
