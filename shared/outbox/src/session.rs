@@ -197,11 +197,14 @@ impl<'a, P: Publisher> Session<'a, P> {
         let mut lane_unwritten = false;
         loop {
             let now = Instant::now();
-            if reading.is_none() && self.may_read(now) && now >= self.poll_at {
-                if let Some((connection, page)) = reader.take().zip(self.flow.next_page(self.means.settings))
-                {
-                    reading = Some(self.read(connection, page));
-                }
+            // The connection last: taken while enough is in memory, it would be gone for the rest of the session.
+            if reading.is_none()
+                && self.may_read(now)
+                && now >= self.poll_at
+                && let Some(page) = self.flow.next_page(self.means.settings)
+                && let Some(connection) = reader.take()
+            {
+                reading = Some(self.read(connection, page));
             }
             if self.may_send(now) && self.flow.dispatch.has_ready() && now >= self.hold_until {
                 if self.lease.outlasts(self.means.publisher.timeout()) {
