@@ -222,6 +222,9 @@ appender.out.type = Console
 appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601}{UTC} %p %m (%c{1})%n%throwable
+# It says so of each event that its own statistics have no room for, and that would cost it time.
+logger.statistics.name = io.debezium.metrics.stats.MeasurementCollector
+logger.statistics.level = ERROR
 ";
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
