@@ -197,7 +197,9 @@ impl<'a, P: Publisher> Session<'a, P> {
         let mut lane_unwritten = false;
         loop {
             let now = Instant::now();
-            if self.may_read(now)
+            // The connection last: taken while enough is in memory, it would be gone for the rest of the session.
+            if reading.is_none()
+                && self.may_read(now)
                 && now >= self.poll_at
                 && let Some(page) = self.flow.next_page(self.means.settings)
                 && let Some(connection) = reader.take()

@@ -42,8 +42,8 @@ impl Debezium {
         let installed = site.installer().debezium(progress).await?;
         Ok(Self {
             installed,
-            folder: site.folder("debezium")?,
-            log: site.log("debezium"),
+            folder: site.folder().to_owned(),
+            log: site.folder().join("debezium.log"),
             topics: Topics::of_debezium(&site.brokers)?,
         })
     }
@@ -81,9 +81,9 @@ impl Debezium {
 
     /// Starts it at the place that it has stored.
     pub(super) fn start(&self, site: &Site, database: &Database, tuning: Tuning) -> anyhow::Result<Process> {
-        let worker = self.folder.join("worker.properties");
-        let connector = self.folder.join("connector.properties");
-        let log4j = self.folder.join("log4j2.properties");
+        let worker = self.folder.join("debezium-worker.properties");
+        let connector = self.folder.join("debezium-connector.properties");
+        let log4j = self.folder.join("debezium-log4j2.properties");
         write(&worker, &self.worker(site, tuning)?)?;
         write(&connector, &self.connector(database, tuning)?)?;
         write(&log4j, LOG4J)?;
@@ -115,11 +115,11 @@ impl Debezium {
     }
 
     fn offsets(&self) -> PathBuf {
-        self.folder.join("offsets.dat")
+        self.folder.join("debezium-offsets.dat")
     }
 
     fn history(&self) -> PathBuf {
-        self.folder.join("history.dat")
+        self.folder.join("debezium-history.dat")
     }
 
     fn worker(&self, site: &Site, tuning: Tuning) -> anyhow::Result<String> {
@@ -222,6 +222,9 @@ appender.out.type = Console
 appender.out.name = out
 appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{ISO8601}{UTC} %p %m (%c{1})%n%throwable
+# It says so of each event that its own statistics have no room for, and that would cost it time.
+logger.statistics.name = io.debezium.metrics.stats.MeasurementCollector
+logger.statistics.level = ERROR
 ";
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -91,7 +91,7 @@ pub(super) async fn scheduled(
     scale: Scale,
     progress: &Terminal,
 ) -> anyhow::Result<Vec<Entry>> {
-    let measured = if scale.quick { SCHEDULE * 2 } else { SCHEDULE * 12 };
+    let measured = if scale.quick { SCHEDULE } else { SCHEDULE * 12 };
     let pace = Pace { warm_up: SCHEDULE, measured };
     let database = site.database("bench_scheduled").await?;
     let topics = site.relay_topics()?;

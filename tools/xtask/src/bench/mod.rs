@@ -122,9 +122,9 @@ struct Scale {
 }
 
 impl Scale {
-    /// So many, or a twentieth.
+    /// So many, or a fiftieth.
     fn of(self, full: u64) -> u64 {
-        if self.quick { full / 20 } else { full }
+        if self.quick { full / 50 } else { full }
     }
 
     fn rounds(self, full: u32) -> u32 {

@@ -26,7 +26,7 @@ impl Relay {
 
     /// A relay that goes on until it is stopped.
     pub(super) fn start(&self, site: &Site, database: &Database) -> anyhow::Result<Process> {
-        Process::start("the relay", self.command(site, database), &site.log("relay"))
+        Process::start("the relay", self.command(site, database), &site.folder().join("relay.log"))
     }
 
     /// One relay that carries what waits and ends, as each call of the schedule does.

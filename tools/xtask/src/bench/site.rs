@@ -7,7 +7,7 @@ use outflow_store::Store;
 use secrecy::ExposeSecret;
 use sqlx::{AssertSqlSafe, MySqlPool, mysql::MySqlPoolOptions};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use xtask::progress::Terminal;
@@ -26,6 +26,7 @@ pub(super) struct Site {
     /// The application's URL without its database.
     server: String,
     admin: MySqlPool,
+    folder: PathBuf,
     pub(super) brokers: String,
 }
 
@@ -46,6 +47,11 @@ impl Site {
         let stack = Self::stack();
         // What an earlier run has left must not decide this one.
         stack.reset().await?;
+        let folder = stack.state().join("contenders");
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         progress
             .track("starting MySQL and Kafka", async {
                 let (mysql, kafka) = tokio::join!(stack.start(Service::Mysql), stack.start(Service::Kafka));
@@ -64,10 +70,10 @@ impl Site {
             .execute(&admin)
             .await
             .context("granting what Debezium needs")?;
-        Ok(Self { server: server.to_owned(), stack, admin, brokers })
+        Ok(Self { server: server.to_owned(), stack, admin, folder, brokers })
     }
 
-    /// Stops the services and removes their data and logs.
+    /// Stops the services and removes their data.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.admin.close().await;
         self.stack.reset().await?;
@@ -98,15 +104,9 @@ impl Site {
         &self.admin
     }
 
-    /// Where contenders keep their files.
-    pub(super) fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
-        let folder = self.stack.state().join("run").join(name);
-        std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
-        Ok(folder)
-    }
-
-    pub(super) fn log(&self, name: &str) -> PathBuf {
-        self.stack.state().join("logs").join(format!("{name}.log"))
+    /// Where contenders keep their files and logs. It outlives the run, to be looked into.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(super) fn installer(&self) -> &outflow_stack::Installer {
