@@ -15,6 +15,9 @@ const DEADLINE_RESERVE: Duration = Duration::from_secs(15);
 const IDLE: Duration = Duration::from_millis(500);
 /// The longest drain, however many orders come: a caller gets its report, and new settings their turn.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60);
+/// The same for a nudge or a single tick. On a laptop they wait for each other at the one instance, and two of them must be
+/// over before their callers give up (5 s). Whoever commits after the end sees the lease free, and nudges.
+const LONGEST_SINGLE_DRAIN: Duration = Duration::from_secs(2);
 
 /// The schedule's input. EventBridge's finest rate is a minute, so one invocation ticks for a minute; whatever can call
 /// more often sends `for_s: 0`, or nothing, and gets one drain a call.
@@ -35,10 +38,11 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
     let every = Duration::from_secs(every_s.max(1));
     let deadline = started + time_left(event.context.deadline()).saturating_sub(DEADLINE_RESERVE);
     let last_tick_before = started + Duration::from_secs(for_s);
+    let longest = if for_s == 0 { LONGEST_SINGLE_DRAIN } else { LONGEST_DRAIN };
     let mut total = Report::default();
     let mut tick = started;
     loop {
-        let until = deadline.min(Instant::now() + LONGEST_DRAIN);
+        let until = deadline.min(Instant::now() + longest);
         let failure = match context.relay.run(until, IDLE).await {
             Ok(report) => {
                 tracing::info!(
