@@ -49,6 +49,19 @@ impl Producer {
     /// # Errors
     /// Where the client library refuses the settings.
     pub fn connect(brokers: &str, delivery_timeout: Duration) -> Result<Self, BrokerError> {
+        Self::connect_with(brokers, delivery_timeout, &[])
+    }
+
+    /// As [`connect`](Self::connect), with settings of librdkafka, name and value, that take the place of ours: for measuring
+    /// what another one would give.
+    ///
+    /// # Errors
+    /// Where the client library refuses the settings.
+    pub fn connect_with(
+        brokers: &str,
+        delivery_timeout: Duration,
+        settings: &[(&str, &str)],
+    ) -> Result<Self, BrokerError> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", brokers)
@@ -72,6 +85,9 @@ impl Producer {
             // The client takes up to what a Kafka topic may allow; the topic's own limit is the broker's to tell.
             .set("message.max.bytes", "10000000")
             .set("partitioner", "murmur2_random");
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
         let clients = Clients::new(config);
         clients
             .get(BATCH_BYTES)

@@ -1,0 +1,82 @@
+//! What is sent, and what it cost this process.
+
+use anyhow::Context;
+use outflow_broker::topics::{self, TopicSpec};
+use outflow_outbox::OutboxEvent;
+use rand::Rng;
+use std::time::Duration;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// Records a second of the steady load.
+pub(crate) const RATE: u32 = 600;
+/// What the relay reads at once.
+pub(crate) const CALL: usize = 1_000;
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+
+const PARTITIONS: i32 = 4;
+const PAYLOAD_BYTES: usize = 420;
+
+/// An aggregate type whose topic is new, and that topic.
+pub(crate) async fn fresh_topic(brokers: &str) -> anyhow::Result<(String, String)> {
+    let aggregate_type = format!("M{}", Uuid::now_v7().simple());
+    let name = format!("{}.events", aggregate_type.to_lowercase());
+    topics::ensure(brokers, &[TopicSpec { name: name.clone(), partitions: PARTITIONS }]).await?;
+    Ok((aggregate_type, name))
+}
+
+/// An order as a shop writes it: ids and prices differ, names repeat.
+pub(crate) fn event(aggregate_type: &str, id: u64) -> OutboxEvent {
+    let mut rng = rand::rng();
+    let order = Uuid::now_v7();
+    let mut payload = format!(
+        r#"{{"orderId":"{order}","customerId":"{}","status":"CREATED","currency":"EUR","items":["#,
+        Uuid::from_u128(rng.random())
+    );
+    while payload.len() < PAYLOAD_BYTES - 120 {
+        let (product, quantity, price) =
+            (rng.random_range(1..500), rng.random_range(1..9), rng.random_range(1..99_999));
+        payload += &format!(
+            r#"{{"productId":"product-{product}","quantity":{quantity},"price":"{price}.99"}},"#
+        );
+    }
+    payload.pop();
+    payload += r#"],"note":""#;
+    while payload.len() < PAYLOAD_BYTES - 2 {
+        payload.push(char::from(rng.random_range(b'a'..=b'z')));
+    }
+    payload += r#""}"#;
+    OutboxEvent {
+        id,
+        event_id: Uuid::now_v7().to_string(),
+        aggregate_type: aggregate_type.to_owned(),
+        aggregate_id: order.to_string(),
+        aggregate_version: 1,
+        event_type: "OrderCreated".to_owned(),
+        payload,
+        headers: vec![(
+            "traceparent".to_owned(),
+            format!("00-{:032x}-{:016x}-01", rng.random::<u128>(), rng.random::<u64>()),
+        )],
+        created_at: OffsetDateTime::now_utc(),
+    }
+}
+
+/// CPU time that this process has used, in seconds, to a hundredth.
+pub(crate) fn cpu_seconds() -> anyhow::Result<f64> {
+    /// The kernel's unit in /proc, on every Linux.
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The second field is the program's name in brackets, and may hold blanks.
+    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat has a name in it")?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = |index: usize| fields[index].parse::<f64>();
+    Ok((ticks(11)? + ticks(12)?) / TICKS_A_SECOND)
+}
+
+/// Milliseconds at which `share` of the samples are done.
+pub(crate) fn percentile(samples: &mut [Duration], share: f64) -> f64 {
+    samples.sort();
+    let index = (samples.len() as f64 * share) as usize;
+    samples[index.min(samples.len() - 1)].as_secs_f64() * 1_000.0
+}
