@@ -6,7 +6,7 @@
 use crate::event::OutboxEvent;
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
-    hash::{BuildHasher, Hash, Hasher, RandomState},
+    hash::{BuildHasher, RandomState},
 };
 
 /// An aggregate, as 128 bits of two hashes with random keys: nobody can aim at a collision, and chance meets none.
@@ -19,11 +19,7 @@ pub(crate) struct Keyring(RandomState, RandomState);
 
 impl Keyring {
     pub(crate) fn key(&self, aggregate_type: &str, aggregate_id: &str) -> Key {
-        let half = |state: &RandomState| {
-            let mut hasher = state.build_hasher();
-            (aggregate_type, aggregate_id).hash(&mut hasher);
-            u128::from(hasher.finish())
-        };
+        let half = |state: &RandomState| u128::from(state.hash_one((aggregate_type, aggregate_id)));
         Key(half(&self.0) << 64 | half(&self.1))
     }
 }

@@ -47,6 +47,44 @@ impl<P> Clone for Relay<P> {
     }
 }
 
+/// Which sessions one call holds.
+///
+/// A writer that sees the lease held sends no nudge. What it commits while the lease is being given back shows in a look
+/// after that, and is worth another session: while each one finds something, and one more after the call's time.
+#[derive(Debug)]
+struct Sessions {
+    until: Instant,
+    is_first: bool,
+    goes_on: bool,
+    /// In a row, that published nothing.
+    fruitless: u32,
+}
+
+impl Sessions {
+    /// What a session after the call's time may take.
+    const LAST: Duration = Duration::from_millis(200);
+
+    fn new(until: Instant) -> Self {
+        Self { until, is_first: true, goes_on: true, fruitless: 0 }
+    }
+
+    /// Until when the next session may read; None where there is none.
+    fn next(&mut self, waits: bool) -> Option<Instant> {
+        let now = Instant::now();
+        let wanted = self.is_first || (waits && self.goes_on);
+        if !self.is_first && now >= self.until {
+            self.goes_on = false;
+        }
+        self.is_first = false;
+        wanted.then(|| if now >= self.until { now + Self::LAST } else { self.until })
+    }
+
+    fn ended(&mut self, done: &Done) {
+        self.fruitless = if done.published > 0 { 0 } else { self.fruitless + 1 };
+        self.goes_on &= !done.paused && self.fruitless < 2;
+    }
+}
+
 #[derive(Debug)]
 struct Inner<P> {
     pool: MySqlPool,
@@ -108,7 +146,7 @@ impl<P: Publisher> Relay<P> {
     pub async fn run(&self, until: Instant, idle: Duration) -> Result<Report, RelayError> {
         let mut total = Report::default();
         let mut oldest_gap_age = Duration::ZERO;
-        let mut goes_on = true;
+        let mut sessions = Sessions::new(until);
         loop {
             let mut connection = acquire(&self.0.pool).await?;
             let standing = self.look(&mut connection).await?;
@@ -118,16 +156,16 @@ impl<P: Publisher> Relay<P> {
             total.paused = standing.paused;
             if standing.is_idle() && !standing.lease_held {
                 self.prune_at_leisure(&mut connection).await?;
-            } else if goes_on && !standing.paused {
+            } else if !standing.paused
+                && let Some(until) = sessions.next(total.backlog > 0)
+            {
                 if let Some(done) = self.hold_session(connection, &standing, (until, idle)).await? {
                     total.published += done.published;
                     total.retried += done.retried;
                     total.dead_lettered += done.dead_lettered;
                     total.gaps = done.gaps as u64;
                     oldest_gap_age = done.oldest_gap_age;
-                    // A writer that saw the lease held sent no nudge: what it committed while we gave the lease back
-                    // shows in one more look.
-                    goes_on = done.published > 0 && !done.paused && Instant::now() < until;
+                    sessions.ended(&done);
                     continue;
                 }
                 total.lease_held_elsewhere = total.published == 0;

@@ -225,11 +225,12 @@ impl<'a, P: Publisher> Session<'a, P> {
                 && !(self.may_send(now) && self.flow.dispatch.has_ready());
             let progress = self.flow.advance();
             let checkpoint = self.flow.wants_checkpoint() && (resting || now >= self.checkpoint_at);
-            if (progress || checkpoint) && (resting || now >= self.moved_at + MOVE_EVERY) && !self.is_fenced()
+            if (progress || checkpoint)
+                && (resting || now >= self.moved_at + MOVE_EVERY)
+                && !self.is_fenced()
+                && let Some(connection) = mover.take()
             {
-                if let Some(connection) = mover.take() {
-                    moving = Some(self.move_on(connection, checkpoint, now));
-                }
+                moving = Some(self.move_on(connection, checkpoint, now));
             }
             if side.is_none() {
                 side = self.next_side_task(now, resting);

@@ -1,2 +1,4 @@
 use crate::{Args, Line};
-pub(crate) async fn measure(_: &Args) -> anyhow::Result<Vec<Line>> { Ok(Vec::new()) }
+pub(crate) async fn measure(_: &Args) -> anyhow::Result<Vec<Line>> {
+    Ok(Vec::new())
+}

@@ -36,9 +36,8 @@ pub(crate) fn event(aggregate_type: &str, id: u64) -> OutboxEvent {
     while payload.len() < PAYLOAD_BYTES - 120 {
         let (product, quantity, price) =
             (rng.random_range(1..500), rng.random_range(1..9), rng.random_range(1..99_999));
-        payload += &format!(
-            r#"{{"productId":"product-{product}","quantity":{quantity},"price":"{price}.99"}},"#
-        );
+        payload +=
+            &format!(r#"{{"productId":"product-{product}","quantity":{quantity},"price":"{price}.99"}},"#);
     }
     payload.pop();
     payload += r#"],"note":""#;
