@@ -10,6 +10,7 @@ mod layering;
 mod operator;
 mod outbox;
 mod producer;
+mod publishers;
 mod store;
 mod verify;
 mod writer;

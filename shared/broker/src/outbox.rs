@@ -25,6 +25,8 @@ use tokio::time::Instant;
 
 /// The producer's own time-out, and then what emptying it may take.
 const MARGIN: Duration = Duration::from_secs(2);
+/// The attribute `source` of what comes from an outbox.
+pub(crate) const SOURCE: &str = "outflow/outbox";
 /// `eventType` to `ce_specversion`.
 const OWN_HEADERS: usize = 8;
 
@@ -184,7 +186,7 @@ fn outgoing<'a>(event: &'a OutboxEvent, topic: &'a str) -> Outgoing<'a> {
         ("aggregateVersion", version.as_bytes()),
         ("ce_id", event.event_id.as_bytes()),
         ("ce_type", event.event_type.as_bytes()),
-        ("ce_source", b"outflow/outbox"),
+        ("ce_source", SOURCE.as_bytes()),
         ("ce_time", time.as_bytes()),
         ("ce_specversion", b"1.0"),
     ] {
