@@ -1,6 +1,6 @@
 //! A receiver of CloudEvents over HTTP, and what only HTTP can do to a publisher.
 
-use super::{Arrived, Harness, TIMEOUT, event, events};
+use super::{Arrived, Harness, TIMEOUT, assert_all_taken, event, events};
 use axum::{
     Router,
     body::Bytes,
@@ -259,11 +259,11 @@ async fn a_receiver_in_trouble_is_not_sent_the_rest() {
 async fn a_batch_that_was_too_large_is_not_sent_again_by_later_calls() {
     let receiver = Receiver::<true>::start(Some(20_000)).await;
     let publisher = receiver.publisher(TIMEOUT);
-    assert!(publisher.publish(&events(&receiver, 400)).await.iter().all(Result::is_ok));
+    assert_all_taken(&publisher.publish(&events(&receiver, 400)).await);
     let too_large = || *receiver.seen.too_large.lock().unwrap();
     let at_first = too_large();
 
-    assert!(publisher.publish(&events(&receiver, 400)).await.iter().all(Result::is_ok));
+    assert_all_taken(&publisher.publish(&events(&receiver, 400)).await);
 
     assert!(at_first > 0);
     assert_eq!(too_large(), at_first);
@@ -281,7 +281,7 @@ async fn the_authorization_and_the_content_type_go_with_every_request() {
     let publisher = HttpPublisher::new(settings).unwrap();
     assert!(!format!("{publisher:?}").contains("123"), "{publisher:?}");
 
-    assert!(publisher.publish(&[event(&receiver, 10)]).await[0].is_ok());
+    assert_all_taken(&publisher.publish(&[event(&receiver, 10)]).await);
 
     assert_eq!(*receiver.seen.authorizations.lock().unwrap(), ["Bearer 123"]);
     assert_eq!(*receiver.seen.content_types.lock().unwrap(), ["application/cloudevents+json; charset=utf-8"]);

@@ -1,6 +1,6 @@
 //! Kafka as the suite's receiver, and what only Kafka can do to a publisher.
 
-use super::{Arrived, Harness, TIMEOUT, event, events};
+use super::{Arrived, Harness, TIMEOUT, assert_all_taken, event, events};
 use outflow_broker::{OutboxPublisher, Producer};
 use outflow_outbox::{FailureKind, Publisher};
 use outflow_stack::{Service, Settings, Stack};
@@ -243,7 +243,7 @@ async fn a_name_that_no_topic_can_have_is_the_events_own_fault_for_good() {
 async fn a_limit_that_is_lowered_afterwards_is_found_again() {
     let broker = Broker::start(Some(2_000)).await;
     let publisher = broker.publisher(TIMEOUT);
-    assert!(publisher.publish(&events(&broker, 50)).await.iter().all(Result::is_ok));
+    assert_all_taken(&publisher.publish(&events(&broker, 50)).await);
     broker.limit_topic("700").await;
     let mut sent: Vec<_> = (0..50).map(|_| event(&broker, 20)).collect();
     sent[9] = event(&broker, 1_000);
@@ -261,7 +261,7 @@ async fn a_call_that_is_dropped_leaves_nothing_in_the_client() {
     let mut broker = Broker::start_alone().await;
     let publisher = broker.publisher(TIMEOUT);
     let before = events(&broker, 1);
-    assert!(publisher.publish(&before).await[0].is_ok());
+    assert_all_taken(&publisher.publish(&before).await);
     broker.go_down().await;
     let dropped = events(&broker, 20);
 
@@ -270,7 +270,7 @@ async fn a_call_that_is_dropped_leaves_nothing_in_the_client() {
     assert!(timeout.is_err());
     broker.come_back().await;
     let after = events(&broker, 1);
-    assert!(publisher.publish(&after).await[0].is_ok());
+    assert_all_taken(&publisher.publish(&after).await);
     let arrived = broker.arrived().await;
     let ids: Vec<_> = arrived.iter().map(|event| event.id.as_str()).collect();
     assert_eq!(ids.len(), 2, "{ids:?}");

@@ -3,7 +3,7 @@
 mod http;
 mod kafka;
 
-use outflow_outbox::{FailureKind, OutboxEvent, Publisher};
+use outflow_outbox::{FailureKind, OutboxEvent, PublishError, Publisher};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -79,6 +79,11 @@ fn events(harness: &impl Harness, count: usize) -> Vec<OutboxEvent> {
     (0..count).map(|_| event(harness, 100)).collect()
 }
 
+fn assert_all_taken(results: &[Result<(), PublishError>]) {
+    let failed: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(failed.is_empty(), "{} of {}, the first: {:?}", failed.len(), results.len(), failed[0]);
+}
+
 fn ids(arrived: &[Arrived]) -> BTreeSet<&str> {
     arrived.iter().map(|event| event.id.as_str()).collect()
 }
@@ -91,7 +96,7 @@ async fn each_event_arrives_once_with_all_that_is_known_of_it<H: Harness>() {
 
     let results = harness.publisher(TIMEOUT).publish(&sent).await;
 
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_all_taken(&results);
     let arrived = harness.arrived().await;
     assert_eq!(arrived.len(), sent.len());
     for event in &sent {
@@ -155,7 +160,7 @@ async fn events_that_are_too_large_together_all_arrive<H: Harness>() {
 
     let results = harness.publisher(TIMEOUT).publish(&sent).await;
 
-    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_all_taken(&results);
     let arrived = harness.arrived().await;
     assert!(arrived.iter().map(|event| event.bytes).sum::<usize>() > 10 * LIMIT);
     assert_eq!((arrived.len(), ids(&arrived).len()), (100, 100));
@@ -166,7 +171,7 @@ async fn an_event_at_the_limit_is_taken_and_one_above_it_is_not<H: Harness>() {
     let publisher = harness.plain_publisher();
     // Long enough that one more character is one more byte, whatever encodes the length.
     let probe = event(&harness, 1_000);
-    assert!(publisher.publish(std::slice::from_ref(&probe)).await[0].is_ok());
+    assert_all_taken(&publisher.publish(std::slice::from_ref(&probe)).await);
     let room = LIMIT - harness.arrived().await[0].bytes;
     let at_the_limit = event(&harness, 1_000 + room);
     let above_it = event(&harness, 1_000 + room + 1);
@@ -211,7 +216,7 @@ async fn what_a_receiver_that_is_down_did_not_take_never_arrives_and_it_works_ag
     let mut harness = H::start_alone().await;
     let publisher = harness.publisher(Duration::from_secs(4));
     let before = events(&harness, 5);
-    assert!(publisher.publish(&before).await.iter().all(Result::is_ok));
+    assert_all_taken(&publisher.publish(&before).await);
     harness.go_down().await;
     let lost = events(&harness, 50);
 
