@@ -17,7 +17,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the relay goes on before it looks whether it shall end.
 const SLICE: Duration = Duration::from_secs(5);
 /// After the last event the relay polls on every few milliseconds for so long, then it only looks once in a while.
-const IDLE: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A single drain may take as long as it takes.
 const FAR: Duration = Duration::from_secs(24 * 3_600);

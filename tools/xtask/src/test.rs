@@ -184,6 +184,7 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
                 cargo(&["test", "--package", "outflow-tests", "--test", "integration", "--no-fail-fast"]),
                 TEST_THREADS,
             ),
+            with_threads(cargo(&["test", "--package", "xtask", "--test", "*", "--no-fail-fast"]), "1"),
         ],
         Suite::E2e => {
             System::build(&settings.state, progress).await?;

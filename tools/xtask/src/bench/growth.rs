@@ -17,6 +17,10 @@ const BATCH: u64 = 1_000;
 /// Rows that are copied in one statement: more would only make the server's undo log long.
 const COPIED_AT_ONCE: u64 = 250_000;
 
+/// What a row takes with MySQL's own files, and what else is written, in bytes.
+const ROW_BYTES: u64 = 1_100;
+const OTHER_BYTES: u64 = 2_000_000_000;
+
 pub(super) async fn run(
     site: &Site,
     relay: &Relay,
@@ -26,7 +30,9 @@ pub(super) async fn run(
     let total = scale.of(200_000);
     let events = Events::of(total);
     let mut databases = Vec::new();
-    for (name, delivered) in [("bench_history", scale.of(10_000_000)), ("bench_empty", 0)] {
+    let delivered = scale.of(10_000_000);
+    site.ensure_room(delivered * ROW_BYTES + OTHER_BYTES)?;
+    for (name, delivered) in [("bench_history", delivered), ("bench_empty", 0)] {
         let database = site.database(name).await?;
         relay.once(site, &database).await?;
         if delivered > 0 {

@@ -6,12 +6,16 @@ use super::{
     entry::{Entry, median, micros_each, millis_of},
     relay::Relay,
     site::{Database, Site},
-    steady::{self, Latencies, Pace, RATE},
+    steady::{self, Latencies, Pace},
 };
 use std::{convert::Infallible, time::Duration};
 use tokio::time::MissedTickBehavior;
 use xtask::progress::Terminal;
 
+/// A shop's busy hour, in events a second.
+const RATE: u64 = 600;
+/// Few enough that a call finds an end of its work: at more, each goes on until the next one comes.
+const SCHEDULED_RATE: u64 = 10;
 /// What the schedule calls the relay by.
 const SCHEDULE: Duration = Duration::from_secs(5);
 
@@ -40,8 +44,8 @@ pub(super) async fn run(
     progress: &Terminal,
 ) -> anyhow::Result<Vec<Entry>> {
     let pace = match scale.quick {
-        true => Pace { warm_up: Duration::from_secs(2), measured: Duration::from_secs(4) },
-        false => Pace { warm_up: Duration::from_secs(20), measured: Duration::from_secs(40) },
+        true => Pace { rate: RATE, warm_up: Duration::from_secs(2), measured: Duration::from_secs(4) },
+        false => Pace { rate: RATE, warm_up: Duration::from_secs(20), measured: Duration::from_secs(40) },
     };
     let database = site.database("bench_latency").await?;
     relay.once(site, &database).await?;
@@ -92,7 +96,7 @@ pub(super) async fn scheduled(
     progress: &Terminal,
 ) -> anyhow::Result<Vec<Entry>> {
     let measured = if scale.quick { SCHEDULE } else { SCHEDULE * 12 };
-    let pace = Pace { warm_up: SCHEDULE, measured };
+    let pace = Pace { rate: SCHEDULED_RATE, warm_up: SCHEDULE, measured };
     let database = site.database("bench_scheduled").await?;
     let topics = site.relay_topics()?;
     topics.fresh().await?;
@@ -104,7 +108,7 @@ pub(super) async fn scheduled(
             },
         }
     };
-    let latencies = progress.track(&format!("{RATE} events/s, called each 5 s"), both).await?;
+    let latencies = progress.track(&format!("{SCHEDULED_RATE} events/s, called each 5 s"), both).await?;
     site.drop(database).await?;
     Ok(vec![Entry::alone("relay.latency_scheduled_p99", millis_of(latencies.percentile(99)), "ms")])
 }

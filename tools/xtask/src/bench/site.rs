@@ -1,7 +1,8 @@
 //! Where a benchmark runs: MySQL and Kafka of its own, set up as the stack sets them up, and a database a figure.
 
 use super::{events, kafka::Topics};
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use nix::sys::statvfs::statvfs;
 use outflow_stack::{Service, Settings, Stack, versions::MYSQL_USER, workspace_root};
 use outflow_store::Store;
 use secrecy::ExposeSecret;
@@ -97,6 +98,20 @@ impl Site {
             }
         };
         progress.track("waiting until MySQL has written its pages", settled).await
+    }
+
+    /// An error where the disk has no room for so much.
+    pub(super) fn ensure_room(&self, bytes: u64) -> anyhow::Result<()> {
+        let disk = statvfs(self.stack.state()).context("asking for the disk's free space")?;
+        let free = disk.blocks_available() * disk.fragment_size();
+        ensure!(
+            free >= bytes,
+            "{} MB are free on the disk of {}, and {} MB are needed: make room, or leave this benchmark out",
+            free / 1_000_000,
+            self.stack.state().display(),
+            bytes / 1_000_000
+        );
+        Ok(())
     }
 
     /// The administrator, for what a shop never does: to write without the binary log, or to delete a database.

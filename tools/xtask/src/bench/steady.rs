@@ -18,15 +18,15 @@ use std::{
 };
 use tokio::time::MissedTickBehavior;
 
-/// Events a second, each in a transaction of its own.
-pub(super) const RATE: u64 = 600;
 /// Whatever was committed must have arrived so long after the last one.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
-/// For how long events are written.
+/// How many events are written, and for how long.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
+    /// Events a second, each in a transaction of its own.
+    pub(super) rate: u64,
     /// Not measured: caches fill, and a JVM compiles.
     pub(super) warm_up: Duration,
     pub(super) measured: Duration,
@@ -78,7 +78,7 @@ pub(super) async fn run(
     pace: Pace,
     process: Option<&mut Process>,
 ) -> anyhow::Result<Latencies> {
-    let count = |time: Duration| time.as_secs() * RATE;
+    let count = |time: Duration| time.as_secs() * pace.rate;
     let (warm_up, total) = (count(pace.warm_up), count(pace.warm_up + pace.measured));
     let events = Events::of(total);
     let stamps = |_| AtomicU64::new(0);
@@ -93,9 +93,9 @@ pub(super) async fn run(
     let mut process = process;
     let cpu =
         |process: &Option<&mut Process>| process.as_ref().map_or(Ok(Duration::ZERO), |process| process.cpu());
-    write(database, events, 0..warm_up, &stamps).await?;
+    write(database, events, pace.rate, 0..warm_up, &stamps).await?;
     let cpu_before = cpu(&process)?;
-    write(database, events, warm_up..total, &stamps).await?;
+    write(database, events, pace.rate, warm_up..total, &stamps).await?;
     let cpu = cpu(&process)?.saturating_sub(cpu_before);
     let written = Instant::now();
     while stamps.arrivals.load(Ordering::Relaxed) < total
@@ -127,10 +127,11 @@ pub(super) async fn run(
 async fn write(
     database: &Database,
     events: Events,
+    rate: u64,
     numbers: std::ops::Range<u64>,
     stamps: &Arc<Stamps>,
 ) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
+    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / rate));
     // A late one does not make all that follow late.
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut transactions = tokio::task::JoinSet::new();
