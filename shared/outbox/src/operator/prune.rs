@@ -5,13 +5,18 @@
 //! notes the last of them as a checkpoint: the next step begins behind it, and not at rows which MySQL has still to clear
 //! away (it keeps them as long as a backup's snapshot is open), and a position that has to go back never goes further.
 
+use super::{Operator, OperatorError, Signature, change};
 use crate::burial::mysql_code;
+use serde::Serialize;
+use serde_json::json;
 use sqlx::{Connection, Executor, MySql, MySqlConnection, QueryBuilder};
 use std::time::Duration;
 
 /// Rows that a step looks at, and so the most that it deletes. A step is one transaction: with events of 100 kB and a
 /// binary log that keeps whole rows, this makes 50 MB of it, so take fewer there.
 pub const PRUNE_ROWS: usize = 500;
+/// As many as MySQL locks by their keys in one statement without a thought.
+const MAX_PRUNE_ROWS: usize = 10_000;
 /// MySQL's answer to `NOWAIT` on a row that another transaction holds.
 const LOCK_NOT_AVAILABLE: u16 = 3572;
 
@@ -72,33 +77,39 @@ pub async fn prune_step(
 
 /// Between which ids there is nothing but delivered rows: both excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Bounds {
-    pub(super) after: u64,
-    pub(super) below: u64,
+struct Bounds {
+    after: u64,
+    below: u64,
 }
 
-/// None where nothing may go. One statement, and so one moment; no part of it grows with a table but with the number of
-/// groups.
-pub(super) async fn bounds(
-    connection: &mut MySqlConnection,
-    group: &str,
-) -> Result<Option<Bounds>, sqlx::Error> {
-    // Another server may have lost what it is said to have delivered, until a relay has looked.
-    let bounds: Option<(u64, u64)> = sqlx::query_as(
-        "SELECT
-             CAST(COALESCE((SELECT IF(o.id IS NULL, c.position, 0)
-                 FROM outbox_checkpoints c LEFT JOIN outbox o ON o.id = c.position
-                 WHERE c.relay_group = ? ORDER BY c.position LIMIT 1), 0) AS UNSIGNED),
-             CAST(MIN(IF(p.server_uuid <> @@server_uuid, 0, LEAST(p.position, COALESCE(
-                 (SELECT g.first_id FROM outbox_gaps g WHERE g.relay_group = p.relay_group ORDER BY g.first_id LIMIT 1),
-                 p.position)))) AS UNSIGNED)
-         FROM outbox_position p HAVING SUM(p.relay_group = ?) = 1",
+/// Where each group lets pruning begin to hurt it: its position, or its oldest gap. Another server may have lost what it
+/// is said to have delivered, until a relay has looked.
+const FLOORS: &str = "SELECT p.relay_group, CAST(IF(p.server_uuid <> @@server_uuid, 0, LEAST(p.position, COALESCE(
+         (SELECT g.first_id FROM outbox_gaps g WHERE g.relay_group = p.relay_group ORDER BY g.first_id LIMIT 1),
+         p.position))) AS UNSIGNED) AS floor
+     FROM outbox_position p ORDER BY floor, p.relay_group";
+
+/// None where nothing may go. No part of it grows with a table but with the number of groups.
+async fn bounds(connection: &mut MySqlConnection, group: &str) -> Result<Option<Bounds>, sqlx::Error> {
+    let after = pruned_to(connection, group).await?;
+    let floors: Vec<(String, u64)> = sqlx::query_as(FLOORS).fetch_all(connection).await?;
+    let is_known = floors.iter().any(|(known, _)| known == group);
+    let bounds = floors.first().map(|(_, below)| Bounds { after, below: *below });
+    Ok(bounds.filter(|bounds| is_known && bounds.after + 1 < bounds.below))
+}
+
+/// Up to which id everything is gone, as far as that is noted: a step leaves the last row that it deletes as the lowest
+/// checkpoint.
+pub(super) async fn pruned_to(connection: &mut MySqlConnection, group: &str) -> Result<u64, sqlx::Error> {
+    let lowest: Option<u64> = sqlx::query_scalar(
+        "SELECT CAST(IF(o.id IS NULL, c.position, 0) AS UNSIGNED)
+         FROM outbox_checkpoints c LEFT JOIN outbox o ON o.id = c.position
+         WHERE c.relay_group = ? ORDER BY c.position LIMIT 1",
     )
-    .bind(group)
     .bind(group)
     .fetch_optional(connection)
     .await?;
-    Ok(bounds.map(|(after, below)| Bounds { after, below }).filter(|bounds| bounds.after + 1 < bounds.below))
+    Ok(lowest.unwrap_or(0))
 }
 
 /// The lowest rows, up to the first that is too young: ids and event ids. Locks nothing.
@@ -177,6 +188,137 @@ async fn note(
     .execute(transaction)
     .await?;
     Ok(forgotten.rows_affected())
+}
+
+/// What pruning would delete now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Prunable {
+    pub group: String,
+    pub rows: u64,
+    pub first_id: Option<u64>,
+    pub last_id: Option<u64>,
+    /// Nothing from here on is looked at.
+    pub below: u64,
+    /// The group whose position or oldest gap that is.
+    pub held_by: Option<String>,
+}
+
+/// What pruning has deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    pub group: String,
+    pub rows: u64,
+    pub checkpoints: u64,
+    pub steps: u64,
+}
+
+impl Operator {
+    /// What [`Operator::prune`] would delete now. Counts, so its time grows with that.
+    ///
+    /// # Errors
+    /// Where there is no such group, and where MySQL fails.
+    pub async fn prunable(&self, keep: Duration) -> Result<Prunable, OperatorError> {
+        const ROWS_A_PAGE: u64 = 10_000;
+        let failed = OperatorError::database("count what can be pruned");
+        let mut connection = self.pool.acquire().await.map_err(&failed)?;
+        let floors: Vec<(String, u64)> =
+            sqlx::query_as(FLOORS).fetch_all(&mut *connection).await.map_err(&failed)?;
+        let Some((held_by, below)) = floors.first().filter(|_| floors.iter().any(|(g, _)| *g == self.group))
+        else {
+            return Err(self.unknown_group().await);
+        };
+        let mut prunable = Prunable {
+            group: self.group.clone(),
+            below: *below,
+            held_by: Some(held_by.clone()),
+            ..Prunable::default()
+        };
+        let mut after = pruned_to(&mut connection, &self.group).await.map_err(&failed)?;
+        loop {
+            let (rows, first, last, young): (u64, Option<u64>, Option<u64>, Option<u64>) = sqlx::query_as(
+                "SELECT COUNT(*), MIN(id), MAX(id), MIN(IF(created_at > CURRENT_TIMESTAMP(6) - INTERVAL ? MICROSECOND,
+                     id, NULL))
+                 FROM (SELECT id, created_at FROM outbox WHERE id > ? AND id < ? ORDER BY id LIMIT ?) lowest",
+            )
+            .bind(micros(keep))
+            .bind(after)
+            .bind(below)
+            .bind(ROWS_A_PAGE)
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(&failed)?;
+            if let Some(young) = young {
+                // The last page: counted once more, up to the first row that stays.
+                if first == Some(young) {
+                    return Ok(prunable);
+                }
+                let (rows, last): (u64, Option<u64>) =
+                    sqlx::query_as("SELECT COUNT(*), MAX(id) FROM outbox WHERE id > ? AND id < ?")
+                        .bind(after)
+                        .bind(young)
+                        .fetch_one(&mut *connection)
+                        .await
+                        .map_err(&failed)?;
+                prunable.add(rows, first, last);
+                return Ok(prunable);
+            }
+            prunable.add(rows, first, last);
+            match last.filter(|_| rows == ROWS_A_PAGE) {
+                Some(last) => after = last,
+                None => return Ok(prunable),
+            }
+        }
+    }
+
+    /// Deletes delivered rows older than `keep`, step by step, until there are none. A note of it is in the audit before
+    /// the first row goes.
+    ///
+    /// # Errors
+    /// Where there is no such group, where `rows` is out of its bounds, and where MySQL fails: what is gone by then is
+    /// gone.
+    pub async fn prune(
+        &self,
+        keep: Duration,
+        rows: usize,
+        signature: &Signature,
+        mut on_step: impl FnMut(&Pruned),
+    ) -> Result<Pruned, OperatorError> {
+        if !(1..=MAX_PRUNE_ROWS).contains(&rows) {
+            return Err(OperatorError::Field { field: "rows", wants: "1 to 10,000" });
+        }
+        let failed = OperatorError::database("prune delivered events");
+        let details = json!({"keep_seconds": keep.as_secs()});
+        let mut change = self.change("prune delivered events").await?;
+        let noted = change::audit_group(&mut change, &self.group, "prune", signature, Some(&details)).await;
+        let noted = change.end(noted.map_err(&failed)).await?;
+        let mut connection = self.pool.acquire().await.map_err(&failed)?;
+        let mut pruned = Pruned { group: self.group.clone(), ..Pruned::default() };
+        loop {
+            let step = prune_step(&mut connection, &self.group, keep, rows).await.map_err(&failed)?;
+            pruned.rows += step.deleted;
+            pruned.checkpoints += step.checkpoints;
+            pruned.steps += 1;
+            on_step(&pruned);
+            if !step.more {
+                break;
+            }
+        }
+        sqlx::query("UPDATE outbox_audit SET event = JSON_SET(event, '$.rows', ?) WHERE id = ?")
+            .bind(pruned.rows)
+            .bind(noted)
+            .execute(&mut *connection)
+            .await
+            .map_err(failed)?;
+        Ok(pruned)
+    }
+}
+
+impl Prunable {
+    fn add(&mut self, rows: u64, first: Option<u64>, last: Option<u64>) {
+        self.rows += rows;
+        self.first_id = self.first_id.or(first);
+        self.last_id = last.or(self.last_id);
+    }
 }
 
 /// At most a thousand years: MySQL takes more than it can count for a time to come, and would delete everything.
