@@ -33,8 +33,10 @@ pub(super) struct Debezium {
 pub(super) enum Tuning {
     /// A backlog: large batches, and a garbage collector that wastes no time.
     Throughput,
-    /// A steady trickle: asks each 5 ms, and sends at once.
-    Latency,
+    /// A steady trickle: it asks each 5 ms. All else is as Kafka Connect has it, which waits 5 ms for more to send.
+    Polling,
+    /// The same, and what it has is sent at once.
+    PollingAndSending,
 }
 
 impl Debezium {
@@ -193,7 +195,9 @@ impl Tuning {
     fn java(self) -> &'static [&'static str] {
         match self {
             Self::Throughput => &["-Xms1g", "-Xmx1g", "-XX:+UseParallelGC"],
-            Self::Latency => &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=5"],
+            Self::Polling | Self::PollingAndSending => {
+                &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=5"]
+            }
         }
     }
 
@@ -203,14 +207,15 @@ impl Tuning {
             Self::Throughput => {
                 "producer.linger.ms=20\nproducer.batch.size=524288\nproducer.buffer.memory=134217728\n"
             }
-            Self::Latency => "producer.linger.ms=0\n",
+            Self::Polling => "",
+            Self::PollingAndSending => "producer.linger.ms=0\n",
         }
     }
 
     fn reading(self) -> &'static str {
         match self {
             Self::Throughput => "poll.interval.ms=5\nmax.batch.size=16384\nmax.queue.size=65536\n",
-            Self::Latency => "poll.interval.ms=5\nmax.batch.size=2048\nmax.queue.size=8192\n",
+            Self::Polling | Self::PollingAndSending => "poll.interval.ms=5\n",
         }
     }
 }

@@ -19,6 +19,19 @@ const SCHEDULED_RATE: u64 = 10;
 /// What the schedule calls the relay by.
 const SCHEDULE: Duration = Duration::from_secs(5);
 
+/// The peer as it is when somebody asks for less latency, and as it is when he looks for all of it.
+const DEBEZIUM: [(&str, Tuning); 2] =
+    [("debezium", Tuning::Polling), ("debezium_linger_0", Tuning::PollingAndSending)];
+
+/// An entry, its unit and its figures.
+type Figure = (&'static str, &'static str, fn(&Rounds) -> Vec<f64>);
+
+const FIGURES: [Figure; 3] = [
+    ("relay.latency_p50", "ms", |rounds| rounds.p50.clone()),
+    ("relay.latency_p99", "ms", |rounds| rounds.p99.clone()),
+    ("relay.cpu_per_event", "us", |rounds| rounds.cpu.clone()),
+];
+
 /// One contender's figures, one a round.
 #[derive(Default)]
 struct Rounds {
@@ -45,7 +58,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<Vec<Entry>> {
     let pace = match scale.quick {
         true => Pace { rate: RATE, warm_up: Duration::from_secs(2), measured: Duration::from_secs(4) },
-        false => Pace { rate: RATE, warm_up: Duration::from_secs(20), measured: Duration::from_secs(40) },
+        false => Pace { rate: RATE, warm_up: Duration::from_secs(20), measured: Duration::from_secs(30) },
     };
     let database = site.database("bench_latency").await?;
     relay.once(site, &database).await?;
@@ -54,9 +67,10 @@ pub(super) async fn run(
         false => Some(Debezium::install(site, progress).await?),
     };
     let topics = site.relay_topics()?;
-    let (mut ours, mut theirs) = (Rounds::default(), Rounds::default());
+    let mut ours = Rounds::default();
+    let mut theirs = DEBEZIUM.map(|(name, tuning)| (name, tuning, Rounds::default()));
     for round in 1..=scale.rounds(3) {
-        let name = |who: Contender| format!("{RATE} events/s, round {round}: {}", who.name());
+        let name = |who: &str| format!("{RATE} events/s, round {round}: {who}");
         relay.rewind(&database, database.last_id().await?).await?;
         let measured = async {
             topics.fresh().await?;
@@ -65,27 +79,31 @@ pub(super) async fn run(
             process.stop().await?;
             Ok(latencies)
         };
-        ours.add(&progress.track(&name(Contender::Relay), measured).await?);
-        if let Some(debezium) = &debezium {
+        ours.add(&progress.track(&name("relay"), measured).await?);
+        let Some(debezium) = &debezium else { continue };
+        for (who, tuning, rounds) in &mut theirs {
             let measured = async {
-                let mut process = debezium.begin_here(site, &database, Tuning::Latency).await?;
+                let mut process = debezium.begin_here(site, &database, *tuning).await?;
                 let latencies = steady::run(&debezium.topics, &database, pace, Some(&mut process)).await?;
                 process.stop().await?;
                 Ok(latencies)
             };
-            theirs.add(&progress.track(&name(Contender::Debezium), measured).await?);
+            rounds.add(&progress.track(&name(who), measured).await?);
         }
     }
     site.drop(database).await?;
-    let entry = |name, unit, ours: Vec<f64>, theirs: Vec<f64>| match theirs.is_empty() {
-        true => Entry::alone(name, median(ours), unit),
-        false => Entry::against(name, median(ours), unit, Contender::Debezium.name(), median(theirs)),
-    };
-    Ok(vec![
-        entry("relay.latency_p50", "ms", ours.p50, theirs.p50),
-        entry("relay.latency_p99", "ms", ours.p99, theirs.p99),
-        entry("relay.cpu_per_event", "us", ours.cpu, theirs.cpu),
-    ])
+    let mut entries = Vec::new();
+    for (entry, unit, figures) in FIGURES {
+        let value = median(figures(&ours));
+        if debezium.is_none() {
+            entries.push(Entry::alone(entry, value, unit));
+            continue;
+        }
+        for (who, _, rounds) in &theirs {
+            entries.push(Entry::against(entry, value, unit, who, median(figures(rounds))));
+        }
+    }
+    Ok(entries)
 }
 
 /// Nobody nudges: the relay is called each 5 s, carries what waits, and ends.
