@@ -18,7 +18,7 @@ const BATCH: u64 = 1_000;
 const COPIED_AT_ONCE: u64 = 250_000;
 
 /// What a row takes with MySQL's own files, and what else is written, in bytes.
-const ROW_BYTES: u64 = 900;
+const ROW_BYTES: u64 = 1_000;
 const OTHER_BYTES: u64 = 2_000_000_000;
 
 pub(super) async fn run(
