@@ -28,16 +28,21 @@ use time::PrimitiveDateTime;
 /// Time for any one answer of MySQL; a server that hangs fails the drain instead of holding it.
 pub(crate) const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
 /// The position moves at most this often: a crash repeats what was delivered since.
-const MOVE_EVERY: Duration = Duration::from_millis(20);
+const MOVE_EVERY: Duration = Duration::from_millis(50);
 /// Time between two checkpoints while the relay is busy.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks at the lease, a pause, gaps that may be dead, parked events that may be due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Time between two reads while events come, and the longest while they don't.
-const POLL_SHORTEST: Duration = Duration::from_millis(2);
+/// Time between two reads while events come, and the longest while they don't. The timer rounds up to its next
+/// millisecond, so the shortest is about one.
+const POLL_SHORTEST: Duration = Duration::from_micros(500);
 const POLL_LONGEST: Duration = Duration::from_millis(50);
+/// Where events come faster than this many a millisecond, reads are rarer and bring more each: the broker's and the
+/// database's work for a batch is what writers would pay for.
+const EVENTS_A_MILLISECOND: u32 = 4;
+const POLL_BUSY: Duration = Duration::from_millis(10);
 /// Reads that find nothing before the pauses grow: chance alone leaves a few empty under load.
-const EMPTY_POLLS: u32 = 4;
+const EMPTY_POLLS: u32 = 10;
 /// After the end of its time a session begins no new delivery but what an aggregate's next event takes.
 const GRACE: Duration = Duration::from_millis(500);
 /// Pauses after the broker asked for one, doubling.
@@ -318,7 +323,9 @@ impl<'a, P: Publisher> Session<'a, P> {
         self.at_bound = taken.at_bound;
         if taken.events > 0 {
             self.found_at = Instant::now();
-            (self.poll_pause, self.empty_polls) = (POLL_SHORTEST, 0);
+            let events = u32::try_from(taken.events).unwrap_or(u32::MAX);
+            let pause = Duration::from_millis(1).saturating_mul(events) / EVENTS_A_MILLISECOND;
+            (self.poll_pause, self.empty_polls) = (pause.clamp(POLL_SHORTEST, POLL_BUSY), 0);
         } else {
             self.empty_polls += 1;
             if self.empty_polls > EMPTY_POLLS {
