@@ -1,13 +1,11 @@
 //! Old rows go, in steps that wait for nobody and that nobody waits for.
 
-use super::{commit_events, ids, run};
+use super::{GROUP, commit_events, ids, run, until_waiting};
 use outflow_outbox::operator::{PruneStep, prune_step};
 use outflow_outbox::{Relay, RelaySettings};
 use outflow_tests::{Recorder, TestShop, in_a_minute, long, write_event};
 use sqlx::{Connection, Executor, MySqlConnection, Row};
 use std::{collections::BTreeMap, time::Duration};
-
-const GROUP: &str = "default";
 
 async fn connect(shop: &TestShop) -> MySqlConnection {
     MySqlConnection::connect(&shop.database_url).await.unwrap()
@@ -122,18 +120,6 @@ async fn checkpoints_go_with_their_rows_and_the_last_row_that_went_becomes_one_o
                  ON a.relay_group = b.relay_group AND a.position < b.position AND a.moved_at > b.moved_at";
     assert_eq!(shop.number(ahead).await, 0, "times rise with positions");
     assert_eq!(step(&shop, 4).await.deleted, 1);
-}
-
-/// Waits until so many transactions of this database wait for a lock.
-async fn until_waiting(shop: &TestShop) {
-    let deadline = in_a_minute();
-    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx t
-                   JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
-                   WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
-    while shop.number(waiting).await == 0 {
-        assert!(std::time::Instant::now() < deadline, "nobody waits");
-        tokio::time::sleep(Duration::from_millis(150)).await;
-    }
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 //! do next on stderr).
 
 mod init;
+mod outbox;
 mod output;
 mod transform;
 mod verify;
@@ -27,6 +28,9 @@ enum Command {
     Init(init::InitArgs),
     /// Compares MySQL's orders with ClickHouse's figures; exit code 1 where they differ.
     Verify(verify::VerifyArgs),
+    /// Shows and mends what the relays carry from MySQL's outbox to the broker.
+    #[command(subcommand)]
+    Outbox(outbox::OutboxCommand),
     /// Builds, publishes and activates WASM transforms.
     #[command(subcommand)]
     Transform(transform::TransformCommand),
@@ -50,6 +54,7 @@ async fn run(command: Command) -> anyhow::Result<Finding> {
     match command {
         Command::Init(args) => init::run(args).await,
         Command::Verify(args) => verify::run(args).await,
+        Command::Outbox(command) => outbox::run(command).await,
         Command::Transform(command) => transform::run(command).await,
     }
 }

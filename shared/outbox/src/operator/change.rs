@@ -117,7 +117,7 @@ pub(super) struct Head {
 
 const HEAD: &str = "SELECT f.id, f.event_id, f.aggregate_type, f.aggregate_id, f.aggregate_version, f.event_type, f.state, \
      f.attempts, f.cause, \
-     (SELECT COUNT(*) FROM outbox_failures b WHERE b.relay_group = f.relay_group AND b.aggregate_type = f.aggregate_type \
+     (SELECT CAST(COUNT(*) AS UNSIGNED) FROM outbox_failures b WHERE b.relay_group = f.relay_group AND b.aggregate_type = f.aggregate_type \
       AND b.aggregate_id = f.aggregate_id AND b.id > f.id) AS behind \
      FROM outbox_failures f";
 

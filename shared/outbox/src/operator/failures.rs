@@ -274,7 +274,8 @@ pub(super) const FAILURE: &str = "SELECT f.id, f.event_id, f.aggregate_type, f.a
      f.event_type, f.state, f.attempts, f.cause, f.last_error, f.next_attempt_at, f.parked_at, f.created_at, \
      (SELECT h.id FROM outbox_failures h WHERE h.relay_group = f.relay_group AND h.aggregate_type = f.aggregate_type \
       AND h.aggregate_id = f.aggregate_id ORDER BY h.id LIMIT 1) AS head_id, \
-     (SELECT COUNT(*) FROM outbox_failures b WHERE b.relay_group = f.relay_group AND b.aggregate_type = f.aggregate_type \
+     (SELECT CAST(COUNT(*) AS UNSIGNED) FROM outbox_failures b WHERE b.relay_group = f.relay_group \
+     AND b.aggregate_type = f.aggregate_type \
       AND b.aggregate_id = f.aggregate_id AND b.id > f.id) AS behind \
      FROM outbox_failures f";
 
@@ -329,7 +330,7 @@ pub(super) async fn causes(
     // The time of the last attempt is text in the history, of one form: so the greatest text is the latest time.
     let mut query = QueryBuilder::new(
         "SELECT g.*, e.event_id AS example_event_id, e.last_error AS example_error FROM (
-             SELECT f.cause, COUNT(*) AS events, CAST(SUM(f.state = 'retry') AS UNSIGNED) AS retry,
+             SELECT f.cause, CAST(COUNT(*) AS UNSIGNED) AS events, CAST(SUM(f.state = 'retry') AS UNSIGNED) AS retry,
                  CAST(SUM(f.state = 'dead') AS UNSIGNED) AS dead,
                  CAST(SUM((SELECT COUNT(*) FROM outbox_failures b WHERE b.relay_group = f.relay_group
                      AND b.aggregate_type = f.aggregate_type AND b.aggregate_id = f.aggregate_id AND b.id > f.id))

@@ -236,7 +236,7 @@ impl Operator {
         let mut after = pruned_to(&mut connection, &self.group).await.map_err(&failed)?;
         loop {
             let (rows, first, last, young): (u64, Option<u64>, Option<u64>, Option<u64>) = sqlx::query_as(
-                "SELECT COUNT(*), MIN(id), MAX(id), MIN(IF(created_at > CURRENT_TIMESTAMP(6) - INTERVAL ? MICROSECOND,
+                "SELECT CAST(COUNT(*) AS UNSIGNED), MIN(id), MAX(id), MIN(IF(created_at > CURRENT_TIMESTAMP(6) - INTERVAL ? MICROSECOND,
                      id, NULL))
                  FROM (SELECT id, created_at FROM outbox WHERE id > ? AND id < ? ORDER BY id LIMIT ?) lowest",
             )
@@ -252,13 +252,14 @@ impl Operator {
                 if first == Some(young) {
                     return Ok(prunable);
                 }
-                let (rows, last): (u64, Option<u64>) =
-                    sqlx::query_as("SELECT COUNT(*), MAX(id) FROM outbox WHERE id > ? AND id < ?")
-                        .bind(after)
-                        .bind(young)
-                        .fetch_one(&mut *connection)
-                        .await
-                        .map_err(&failed)?;
+                let (rows, last): (u64, Option<u64>) = sqlx::query_as(
+                    "SELECT CAST(COUNT(*) AS UNSIGNED), MAX(id) FROM outbox WHERE id > ? AND id < ?",
+                )
+                .bind(after)
+                .bind(young)
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(&failed)?;
                 prunable.add(rows, first, last);
                 return Ok(prunable);
             }

@@ -151,7 +151,7 @@ impl Operator {
 
     async fn read(&self, connection: &mut MySqlConnection, id: u64) -> Result<Option<Shown>, sqlx::Error> {
         let place: Option<Place> = sqlx::query_as(
-            "SELECT position, (SELECT COALESCE(MAX(id), 0) FROM outbox) AS last_id,
+            "SELECT position, (SELECT CAST(COALESCE(MAX(id), 0) AS UNSIGNED) FROM outbox) AS last_id,
                  COALESCE((SELECT last_id >= ? FROM outbox_gaps WHERE relay_group = ? AND first_id <= ?
                      ORDER BY first_id DESC LIMIT 1), FALSE) AS in_gap
              FROM outbox_position WHERE relay_group = ?",
@@ -221,14 +221,15 @@ impl Operator {
         }
         let behind = sides.pop().unwrap_or_default();
         let ahead = sides.pop().unwrap_or_default();
-        let behind_count =
-            sqlx::query_scalar(AssertSqlSafe(format!("SELECT COUNT(*) {of_aggregate} AND id > ?")))
-                .bind(&self.group)
-                .bind(&event.aggregate_type)
-                .bind(&event.aggregate_id)
-                .bind(id)
-                .fetch_one(connection)
-                .await?;
+        let behind_count = sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT CAST(COUNT(*) AS UNSIGNED) {of_aggregate} AND id > ?"
+        )))
+        .bind(&self.group)
+        .bind(&event.aggregate_type)
+        .bind(&event.aggregate_id)
+        .bind(id)
+        .fetch_one(connection)
+        .await?;
         Ok(Some((event, Parked { standing, ahead, behind, behind_count })))
     }
 

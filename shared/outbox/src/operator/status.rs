@@ -173,9 +173,9 @@ async fn read(connection: &mut MySqlConnection, group: &str) -> Result<Option<Gr
         "SELECT p.position, p.lease_owner, p.fencing_token, p.paused_at, p.paused_by, p.paused_reason,
              COALESCE(p.server_uuid = @@server_uuid, TRUE) AS on_this_server,
              IF(p.lease_until > UTC_TIMESTAMP(6),
-                TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), p.lease_until) DIV 1000, NULL) AS remaining_ms,
+                CAST(TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), p.lease_until) DIV 1000 AS UNSIGNED), NULL) AS remaining_ms,
              (SELECT MAX(id) FROM outbox) AS last_id,
-             (SELECT GREATEST(TIMESTAMPDIFF(MICROSECOND, created_at, CURRENT_TIMESTAMP(6)), 0) DIV 1000 FROM outbox
+             (SELECT CAST(GREATEST(TIMESTAMPDIFF(MICROSECOND, created_at, CURRENT_TIMESTAMP(6)), 0) DIV 1000 AS UNSIGNED) FROM outbox
               WHERE id > (SELECT position FROM outbox_position WHERE relay_group = ?) ORDER BY id LIMIT 1) AS oldest_age_ms
          FROM outbox_position p WHERE p.relay_group = ?",
     )
@@ -208,9 +208,9 @@ async fn read(connection: &mut MySqlConnection, group: &str) -> Result<Option<Gr
 
 async fn gaps(connection: &mut MySqlConnection, group: &str) -> Result<GapStatus, sqlx::Error> {
     sqlx::query_as(
-        "SELECT COUNT(*) AS ranges, CAST(COALESCE(SUM(last_id - first_id + 1), 0) AS UNSIGNED) AS ids,
+        "SELECT CAST(COUNT(*) AS UNSIGNED) AS ranges, CAST(COALESCE(SUM(last_id - first_id + 1), 0) AS UNSIGNED) AS ids,
              MIN(first_id) AS first_id, MIN(first_seen_at) AS oldest_seen_at,
-             GREATEST(TIMESTAMPDIFF(MICROSECOND, MIN(first_seen_at), UTC_TIMESTAMP(6)), 0) DIV 1000 AS oldest_age_ms
+             CAST(GREATEST(TIMESTAMPDIFF(MICROSECOND, MIN(first_seen_at), UTC_TIMESTAMP(6)), 0) DIV 1000 AS UNSIGNED) AS oldest_age_ms
          FROM outbox_gaps WHERE relay_group = ?",
     )
     .bind(group)
@@ -248,7 +248,7 @@ async fn checkpoint(
 ) -> Result<Option<Checkpoint>, sqlx::Error> {
     sqlx::query_as(
         "SELECT position, event_id, moved_at AS at,
-             GREATEST(TIMESTAMPDIFF(MICROSECOND, moved_at, UTC_TIMESTAMP(6)), 0) DIV 1000 AS age_ms
+             CAST(GREATEST(TIMESTAMPDIFF(MICROSECOND, moved_at, UTC_TIMESTAMP(6)), 0) DIV 1000 AS UNSIGNED) AS age_ms
          FROM outbox_checkpoints WHERE relay_group = ? ORDER BY position DESC LIMIT 1",
     )
     .bind(group)

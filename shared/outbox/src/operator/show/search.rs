@@ -62,8 +62,9 @@ async fn first_since(
     after: u64,
     since: OffsetDateTime,
 ) -> Result<u64, sqlx::Error> {
-    let last: u64 =
-        sqlx::query_scalar("SELECT COALESCE(MAX(id), 0) FROM outbox").fetch_one(&mut *connection).await?;
+    let last: u64 = sqlx::query_scalar("SELECT CAST(COALESCE(MAX(id), 0) AS UNSIGNED) FROM outbox")
+        .fetch_one(&mut *connection)
+        .await?;
     let (mut low, mut high) = (after + 1, last + 1);
     while low < high {
         let middle = low + (high - low) / 2;

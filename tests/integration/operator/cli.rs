@@ -1,0 +1,1 @@
+//! `outflow outbox` as scripts see it.

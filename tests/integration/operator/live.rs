@@ -1,0 +1,1 @@
+//! Each command beside a relay that is at work.
