@@ -291,3 +291,24 @@ async fn a_steps_work_is_the_same_however_many_rows_there_are() {
         assert!(large <= small + 10 && large <= most, "{small} reads, then {large}");
     }
 }
+
+#[tokio::test]
+async fn a_dead_letter_whose_row_is_pruned_survives_a_position_that_goes_back() {
+    let parking = super::Parking::start().await;
+    parking.park(&["big"], 1..=1, true, "message_too_large").await;
+    commit_events(&parking.shop, "order", 1..=9).await;
+    parking.drain().await;
+    assert_eq!(step(&parking.shop, 5).await.deleted, 5);
+    // A server that lacks the last of what was delivered, and has given its ids again.
+    run(&parking.shop, "UPDATE outbox_position SET server_uuid = UUID()").await;
+    run(&parking.shop, "UPDATE outbox_checkpoints SET event_id = UUID() WHERE position = 10").await;
+
+    let report = parking.drain().await;
+
+    assert_eq!(report.published, 5, "6 to 10 once more, and nothing before them is asked for");
+    assert_eq!(parking.states().await, [super::state("big", 1, "dead", 1)]);
+    parking.picky.accept_all();
+    parking.operator.retry(&Default::default(), true, &super::signature(), false).await.unwrap();
+    parking.drain().await;
+    assert_eq!(parking.published("big"), [1], "from its copy");
+}
