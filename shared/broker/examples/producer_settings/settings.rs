@@ -2,7 +2,7 @@
 
 use crate::{
     Args, Line,
-    load::{CALL, RATE, TIMEOUT, cpu_seconds, event, fresh_topic, percentile},
+    load::{CALL, Cpu, RATE, TIMEOUT, event, fresh_topic, percentile},
 };
 use anyhow::ensure;
 use outflow_broker::{OutboxPublisher, Producer};
@@ -67,14 +67,11 @@ async fn measure(
     drain(&publisher, events(WARM_UP)).await?;
 
     let calls = events(args.records);
-    let (started, cpu) = (Instant::now(), cpu_seconds()?);
+    let (started, cpu) = (Instant::now(), Cpu::start(args)?);
     drain(&publisher, calls).await?;
-    let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
-    let records = args.records as f64;
-    let mut figures = BTreeMap::from([
-        ("drain: records/s", records / elapsed),
-        ("drain: CPU us/record", cpu * 1e6 / records),
-    ]);
+    let mut figures =
+        BTreeMap::from([("drain: records/s", args.records as f64 / started.elapsed().as_secs_f64())]);
+    figures.extend(cpu.a_record(["drain: CPU us/record", "drain: broker's"], args.records)?);
     figures.extend(steady(args, &publisher, &aggregate_type).await?);
     eprintln!("{subject} {name}: {figures:.1?}");
     Ok(Some(Line { subject, setting: name, figures }))
@@ -103,10 +100,10 @@ async fn steady(
     args: &Args,
     publisher: &Arc<OutboxPublisher>,
     aggregate_type: &str,
-) -> anyhow::Result<[(&'static str, f64); 3]> {
+) -> anyhow::Result<Vec<(&'static str, f64)>> {
     let records = args.seconds * u64::from(RATE);
     let events: Vec<_> = (0..records).map(|id| event(aggregate_type, id)).collect();
-    let cpu = cpu_seconds()?;
+    let cpu = Cpu::start(args)?;
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut under_way = JoinSet::new();
     for event in events {
@@ -120,10 +117,8 @@ async fn steady(
     }
     let mut samples: Vec<Duration> = under_way.join_all().await.into_iter().flatten().collect();
     ensure!(samples.len() as u64 == records, "an event was not confirmed");
-    let cpu = cpu_seconds()? - cpu;
-    Ok([
-        ("600/s: p50 ms", percentile(&mut samples, 0.5)),
-        ("600/s: p99 ms", percentile(&mut samples, 0.99)),
-        ("600/s: CPU us/record", cpu * 1e6 / records as f64),
-    ])
+    let mut figures = cpu.a_record(["600/s: CPU us/record", "600/s: broker's"], samples.len())?;
+    figures.push(("600/s: p50 ms", percentile(&mut samples, 0.5)));
+    figures.push(("600/s: p99 ms", percentile(&mut samples, 0.99)));
+    Ok(figures)
 }
