@@ -5,7 +5,7 @@
 
 use crate::{
     Args, Line,
-    load::{CALL, Cpu, RATE, TIMEOUT, event, fresh_topic, percentile},
+    load::{CALL, Cpu, RATE, TIMEOUT, event, fresh_topic, percentile, remove_topic},
 };
 use anyhow::{Context, ensure};
 use outflow_outbox::OutboxEvent;
@@ -34,9 +34,10 @@ pub(crate) async fn measure(args: &Args) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for transactional in [false, true] {
         let (aggregate_type, topic) = fresh_topic(&args.brokers).await?;
-        let args = args.clone();
-        let one = move || measure_one(&args, transactional, &aggregate_type, &topic);
+        let (own, name) = (args.clone(), topic.clone());
+        let one = move || measure_one(&own, transactional, &aggregate_type, &name);
         lines.push(tokio::task::spawn_blocking(one).await??);
+        remove_topic(&args.brokers, &topic).await?;
     }
     Ok(lines)
 }

@@ -5,6 +5,11 @@ use anyhow::Context;
 use outflow_broker::topics::{self, TopicSpec};
 use outflow_outbox::OutboxEvent;
 use rand::Rng;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -24,6 +29,14 @@ pub(crate) async fn fresh_topic(brokers: &str) -> anyhow::Result<(String, String
     let name = format!("{}.events", aggregate_type.to_lowercase());
     topics::ensure(brokers, &[TopicSpec { name: name.clone(), partitions: PARTITIONS }]).await?;
     Ok((aggregate_type, name))
+}
+
+/// The broker's disk is not ours to fill.
+pub(crate) async fn remove_topic(brokers: &str, topic: &str) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    admin.delete_topics(&[topic], &AdminOptions::new()).await?;
+    Ok(())
 }
 
 /// An order as a shop writes it: ids and prices differ, names repeat.

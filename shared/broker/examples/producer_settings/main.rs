@@ -10,6 +10,7 @@
 mod fencing;
 mod load;
 mod settings;
+mod stored;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};

@@ -1,8 +1,9 @@
 //! Compression, linger and sizes of batches, through the publisher that the relay uses.
 
+use crate::stored::bytes_a_record;
 use crate::{
     Args, Line,
-    load::{CALL, Cpu, RATE, TIMEOUT, event, fresh_topic, percentile},
+    load::{CALL, Cpu, RATE, TIMEOUT, event, fresh_topic, percentile, remove_topic},
 };
 use anyhow::ensure;
 use outflow_broker::{OutboxPublisher, Producer};
@@ -59,7 +60,7 @@ async fn measure(
         }
     };
     let publisher = Arc::new(OutboxPublisher::new(producer, TIMEOUT));
-    let (aggregate_type, _) = fresh_topic(&args.brokers).await?;
+    let (aggregate_type, topic) = fresh_topic(&args.brokers).await?;
     let events = |count| -> Vec<Vec<OutboxEvent>> {
         let events: Vec<_> = (0..count as u64).map(|id| event(&aggregate_type, id)).collect();
         events.chunks(CALL).map(<[_]>::to_vec).collect()
@@ -72,7 +73,11 @@ async fn measure(
     let mut figures =
         BTreeMap::from([("drain: records/s", args.records as f64 / started.elapsed().as_secs_f64())]);
     figures.extend(cpu.a_record(["drain: CPU us/record", "drain: broker's"], args.records)?);
+    let (brokers, read) = (args.brokers.clone(), topic.clone());
+    let stored = tokio::task::spawn_blocking(move || bytes_a_record(&brokers, &read)).await??;
+    figures.insert("drain: bytes/record", stored);
     figures.extend(steady(args, &publisher, &aggregate_type).await?);
+    remove_topic(&args.brokers, &topic).await?;
     eprintln!("{subject} {name}: {figures:.1?}");
     Ok(Some(Line { subject, setting: name, figures }))
 }
