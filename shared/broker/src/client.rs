@@ -39,7 +39,10 @@ pub(crate) enum Failure {
     /// The client gave it up, or the broker answered with this.
     Unconfirmed(RDKafkaErrorCode),
     /// No report came in time, so it was taken back.
-    TakenBack,
+    TakenBack {
+        /// No broker could be reached when that was last tried.
+        unreachable: bool,
+    },
     /// An earlier record of the call was refused.
     Abandoned,
 }
@@ -104,7 +107,7 @@ pub(crate) struct Client {
 
 impl Client {
     fn connect(config: &ClientConfig) -> Result<Self, KafkaError> {
-        Ok(Self { producer: config.create_with_context(Reports)?, spent: AtomicBool::new(false) })
+        Ok(Self { producer: config.create_with_context(Reports::default())?, spent: AtomicBool::new(false) })
     }
 
     /// Hands over all records and waits for every report, at most until `deadline`; result i belongs to record i.
@@ -138,12 +141,13 @@ impl Client {
         if tokio::time::timeout_at(deadline, call.settled()).await.is_err() {
             guard.take_back().await;
         }
+        let taken_back = || Failure::TakenBack {
+            unreachable: self.producer.client().context().unreachable.load(Ordering::Relaxed),
+        };
         (0..count)
             .map(|index| match call.report(index) {
                 Some(RDKafkaErrorCode::NoError) => Ok(()),
-                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {
-                    Err(Failure::TakenBack)
-                }
+                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => Err(taken_back()),
                 Some(code) => {
                     if code == RDKafkaErrorCode::Fatal {
                         self.spent.store(true, Ordering::Relaxed);
@@ -151,7 +155,7 @@ impl Client {
                     Err(Failure::Unconfirmed(code))
                 }
                 None if index >= abandoned_from => Err(Failure::Abandoned),
-                None => Err(refusals.remove(&index).map_or(Failure::TakenBack, Failure::Refused)),
+                None => Err(refusals.remove(&index).map_or_else(taken_back, Failure::Refused)),
             })
             .collect()
     }
@@ -237,9 +241,21 @@ struct Ticket {
     index: usize,
 }
 
-struct Reports;
+/// What the client calls back.
+#[derive(Default)]
+struct Reports {
+    unreachable: AtomicBool,
+}
 
-impl ClientContext for Reports {}
+impl ClientContext for Reports {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::Resolve) = error.rdkafka_error_code()
+        {
+            self.unreachable.store(true, Ordering::Relaxed);
+        }
+        tracing::warn!(%error, reason, "kafka client is in trouble");
+    }
+}
 
 impl ProducerContext for Reports {
     type DeliveryOpaque = Box<Ticket>;
@@ -249,6 +265,9 @@ impl ProducerContext for Reports {
             Ok(_) => RDKafkaErrorCode::NoError,
             Err((error, _)) => error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail),
         };
+        if code == RDKafkaErrorCode::NoError && self.unreachable.load(Ordering::Relaxed) {
+            self.unreachable.store(false, Ordering::Relaxed);
+        }
         ticket.call.reports[ticket.index].store(code as i32, Ordering::Relaxed);
         ticket.call.leave_out(1);
     }

@@ -45,7 +45,7 @@ impl DeliveryError {
             Failure::Unconfirmed(code) => {
                 Self::Unconfirmed { topic, source: KafkaError::MessageProduction(code) }
             }
-            Failure::TakenBack => Self::TimedOut { topic, limit },
+            Failure::TakenBack { .. } => Self::TimedOut { topic, limit },
             Failure::Abandoned => Self::Abandoned { topic },
         }
     }

@@ -101,4 +101,16 @@ mod tests {
         // A broker that tells a limit and refuses a batch below it is not asked again.
         assert_eq!(fitting(Some(2_000), 1_024), ALONE);
     }
+    #[tokio::test]
+    async fn what_was_learned_of_a_topic_holds_for_it_alone_and_for_calls_that_were_refused_meanwhile() {
+        let limits = Limits::default();
+        let (nobody, deadline) = (ClientConfig::new(), Instant::now());
+
+        assert_eq!(limits.narrow("a", BATCH_BYTES, &nobody, deadline).await, 65_536);
+
+        assert_eq!((limits.batch_bytes("a"), limits.batch_bytes("b")), (65_536, BATCH_BYTES));
+        assert_eq!(limits.narrow("a", BATCH_BYTES, &nobody, deadline).await, 65_536);
+        assert_eq!(limits.narrow("a", 65_536, &nobody, deadline).await, 8_192);
+        assert_eq!(limits.batch_bytes("a"), 8_192);
+    }
 }

@@ -51,7 +51,8 @@ impl OutboxPublisher {
         let (kind, cause) = match &failure {
             Failure::Refused(error) => sort_error(error),
             Failure::Unconfirmed(code) => sort(*code),
-            Failure::TakenBack | Failure::Abandoned => (FailureKind::Retriable, "timed_out"),
+            Failure::TakenBack { unreachable: true } => (FailureKind::Retriable, "broker_unreachable"),
+            Failure::TakenBack { .. } | Failure::Abandoned => (FailureKind::Retriable, "timed_out"),
         };
         let source = DeliveryError::new(topic.to_owned(), failure, self.delivery_timeout);
         PublishError { kind, cause, source: Box::new(source) }

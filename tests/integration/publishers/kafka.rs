@@ -222,6 +222,20 @@ async fn an_unknown_topic_is_told_in_seconds_and_alone_and_is_found_once_it_is_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_told_by_its_name() {
+    let mut broker = Broker::start(None).await;
+    // Port 1 is reserved and nobody listens there.
+    broker.brokers = "127.0.0.1:1".to_owned();
+
+    let results = broker.publisher(Duration::from_secs(2)).publish(&events(&broker, 2)).await;
+
+    for result in results {
+        let error = result.unwrap_err();
+        assert_eq!((error.kind, error.cause), (FailureKind::Retriable, "broker_unreachable"), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_no_topic_can_have_is_the_events_own_fault_for_good() {
     let broker = Broker::start(None).await;
     let mut sent = events(&broker, 4);

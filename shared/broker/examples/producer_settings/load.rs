@@ -1,9 +1,15 @@
 //! What is sent, and what it cost this process.
 
+use crate::Args;
 use anyhow::Context;
 use outflow_broker::topics::{self, TopicSpec};
 use outflow_outbox::OutboxEvent;
 use rand::Rng;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -23,6 +29,14 @@ pub(crate) async fn fresh_topic(brokers: &str) -> anyhow::Result<(String, String
     let name = format!("{}.events", aggregate_type.to_lowercase());
     topics::ensure(brokers, &[TopicSpec { name: name.clone(), partitions: PARTITIONS }]).await?;
     Ok((aggregate_type, name))
+}
+
+/// The broker's disk is not ours to fill.
+pub(crate) async fn remove_topic(brokers: &str, topic: &str) -> anyhow::Result<()> {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    admin.delete_topics(&[topic], &AdminOptions::new()).await?;
+    Ok(())
 }
 
 /// An order as a shop writes it: ids and prices differ, names repeat.
@@ -61,16 +75,45 @@ pub(crate) fn event(aggregate_type: &str, id: u64) -> OutboxEvent {
     }
 }
 
-/// CPU time that this process has used, in seconds, to a hundredth.
-pub(crate) fn cpu_seconds() -> anyhow::Result<f64> {
+/// CPU time that a process has used, in seconds, to a hundredth; "self" is this one.
+fn cpu_seconds(process: &str) -> anyhow::Result<f64> {
     /// The kernel's unit in /proc, on every Linux.
     const TICKS_A_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The second field is the program's name in brackets, and may hold blanks.
-    let (_, fields) = stat.rsplit_once(')').context("/proc/self/stat has a name in it")?;
+    let (_, fields) = stat.rsplit_once(')').context("a process has its name in its stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
     let ticks = |index: usize| fields[index].parse::<f64>();
     Ok((ticks(11)? + ticks(12)?) / TICKS_A_SECOND)
+}
+
+/// CPU time of this process, and of the broker where its process is known.
+pub(crate) struct Cpu {
+    broker: Option<String>,
+    before: Vec<f64>,
+}
+
+impl Cpu {
+    pub(crate) fn start(args: &Args) -> anyhow::Result<Self> {
+        let broker = args.broker_pid.map(|pid| pid.to_string());
+        let mut cpu = Self { broker, before: Vec::new() };
+        cpu.before = cpu.now()?;
+        Ok(cpu)
+    }
+
+    fn now(&self) -> anyhow::Result<Vec<f64>> {
+        std::iter::once("self").chain(self.broker.as_deref()).map(cpu_seconds).collect()
+    }
+
+    /// Microseconds a record since the start, under these names.
+    pub(crate) fn a_record(
+        &self,
+        names: [&'static str; 2],
+        records: usize,
+    ) -> anyhow::Result<Vec<(&'static str, f64)>> {
+        let used = self.now()?.into_iter().zip(&self.before).map(|(now, before)| now - before);
+        Ok(names.into_iter().zip(used.map(|seconds| seconds * 1e6 / records as f64)).collect())
+    }
 }
 
 /// Milliseconds at which `share` of the samples are done.

@@ -10,6 +10,7 @@
 mod fencing;
 mod load;
 mod settings;
+mod stored;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -17,7 +18,7 @@ use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 struct Args {
     /// `host:port`, comma separated
     #[arg(long, env = "OUTFLOW_KAFKA_BROKERS")]
@@ -34,6 +35,9 @@ struct Args {
     /// Rounds; the middle one of each line counts
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// The broker's process, where it runs here: its CPU time is told as well
+    #[arg(long)]
+    broker_pid: Option<u32>,
     /// One JSON document in place of the table
     #[arg(long)]
     json: bool,

@@ -1,8 +1,9 @@
 //! Compression, linger and sizes of batches, through the publisher that the relay uses.
 
+use crate::stored::bytes_a_record;
 use crate::{
     Args, Line,
-    load::{CALL, RATE, TIMEOUT, cpu_seconds, event, fresh_topic, percentile},
+    load::{CALL, Cpu, RATE, TIMEOUT, event, fresh_topic, percentile, remove_topic},
 };
 use anyhow::ensure;
 use outflow_broker::{OutboxPublisher, Producer};
@@ -59,7 +60,7 @@ async fn measure(
         }
     };
     let publisher = Arc::new(OutboxPublisher::new(producer, TIMEOUT));
-    let (aggregate_type, _) = fresh_topic(&args.brokers).await?;
+    let (aggregate_type, topic) = fresh_topic(&args.brokers).await?;
     let events = |count| -> Vec<Vec<OutboxEvent>> {
         let events: Vec<_> = (0..count as u64).map(|id| event(&aggregate_type, id)).collect();
         events.chunks(CALL).map(<[_]>::to_vec).collect()
@@ -67,15 +68,16 @@ async fn measure(
     drain(&publisher, events(WARM_UP)).await?;
 
     let calls = events(args.records);
-    let (started, cpu) = (Instant::now(), cpu_seconds()?);
+    let (started, cpu) = (Instant::now(), Cpu::start(args)?);
     drain(&publisher, calls).await?;
-    let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
-    let records = args.records as f64;
-    let mut figures = BTreeMap::from([
-        ("drain: records/s", records / elapsed),
-        ("drain: CPU us/record", cpu * 1e6 / records),
-    ]);
+    let mut figures =
+        BTreeMap::from([("drain: records/s", args.records as f64 / started.elapsed().as_secs_f64())]);
+    figures.extend(cpu.a_record(["drain: CPU us/record", "drain: broker's"], args.records)?);
+    let (brokers, read) = (args.brokers.clone(), topic.clone());
+    let stored = tokio::task::spawn_blocking(move || bytes_a_record(&brokers, &read)).await??;
+    figures.insert("drain: bytes/record", stored);
     figures.extend(steady(args, &publisher, &aggregate_type).await?);
+    remove_topic(&args.brokers, &topic).await?;
     eprintln!("{subject} {name}: {figures:.1?}");
     Ok(Some(Line { subject, setting: name, figures }))
 }
@@ -103,10 +105,10 @@ async fn steady(
     args: &Args,
     publisher: &Arc<OutboxPublisher>,
     aggregate_type: &str,
-) -> anyhow::Result<[(&'static str, f64); 3]> {
+) -> anyhow::Result<Vec<(&'static str, f64)>> {
     let records = args.seconds * u64::from(RATE);
     let events: Vec<_> = (0..records).map(|id| event(aggregate_type, id)).collect();
-    let cpu = cpu_seconds()?;
+    let cpu = Cpu::start(args)?;
     let mut tick = tokio::time::interval(Duration::from_secs(1) / RATE);
     let mut under_way = JoinSet::new();
     for event in events {
@@ -120,10 +122,8 @@ async fn steady(
     }
     let mut samples: Vec<Duration> = under_way.join_all().await.into_iter().flatten().collect();
     ensure!(samples.len() as u64 == records, "an event was not confirmed");
-    let cpu = cpu_seconds()? - cpu;
-    Ok([
-        ("600/s: p50 ms", percentile(&mut samples, 0.5)),
-        ("600/s: p99 ms", percentile(&mut samples, 0.99)),
-        ("600/s: CPU us/record", cpu * 1e6 / records as f64),
-    ])
+    let mut figures = cpu.a_record(["600/s: CPU us/record", "600/s: broker's"], samples.len())?;
+    figures.push(("600/s: p50 ms", percentile(&mut samples, 0.5)));
+    figures.push(("600/s: p99 ms", percentile(&mut samples, 0.99)));
+    Ok(figures)
 }
