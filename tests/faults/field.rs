@@ -127,7 +127,8 @@ impl Field {
 
     /// Events of each of these aggregates, as their next versions.
     pub(crate) async fn write_backlog(&self, aggregates: u32, versions: u32) {
-        let begun = self.number("SELECT CAST(COALESCE(MAX(version), 0) AS SIGNED) FROM aggregates").await;
+        let begun = "SELECT CAST(COALESCE(MAX(version), 0) AS SIGNED) FROM aggregates WHERE id LIKE 'b-%'";
+        let begun = self.number(begun).await;
         let begun = u32::try_from(begun).unwrap();
         let mut transaction = self.pool.begin().await.unwrap();
         for aggregate in 0..aggregates {
