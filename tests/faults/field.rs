@@ -2,8 +2,9 @@
 
 use crate::process::{RelayProcess, RelayStart};
 use outflow_broker::topics::{self, TopicSpec};
+use outflow_outbox::write_without_lock;
 use outflow_stack::{Settings, Stack};
-use outflow_tests::{TestShop, test_state};
+use outflow_tests::{TestShop, event, test_state};
 use rdkafka::{
     ClientConfig,
     consumer::{BaseConsumer, Consumer},
@@ -125,28 +126,37 @@ impl Field {
         sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(&self.pool).await.unwrap();
     }
 
-    /// Events of each of these aggregates, as their next versions.
-    pub(crate) async fn write_backlog(&self, aggregates: u32, versions: u32) {
-        let begun = "SELECT CAST(COALESCE(MAX(version), 0) AS SIGNED) FROM aggregates WHERE id LIKE 'b-%'";
-        let begun = self.number(begun).await;
-        let begun = u32::try_from(begun).unwrap();
+    /// Further versions of each of these aggregates, in one transaction; returns their number.
+    pub(crate) async fn write_backlog(&self, aggregates: u32, versions: u32) -> u64 {
         let mut transaction = self.pool.begin().await.unwrap();
+        let mut begun = Vec::new();
         for aggregate in 0..aggregates {
-            let id = backlog_id(aggregate);
-            sqlx::query("REPLACE INTO aggregates VALUES (?, ?)")
+            let id = format!("b-{aggregate}");
+            sqlx::query("INSERT IGNORE INTO aggregates (id) VALUES (?)")
                 .bind(&id)
-                .bind(begun + versions)
                 .execute(&mut *transaction)
                 .await
                 .unwrap();
+            let version: u32 = sqlx::query_scalar("SELECT version FROM aggregates WHERE id = ? FOR UPDATE")
+                .bind(&id)
+                .fetch_one(&mut *transaction)
+                .await
+                .unwrap();
+            sqlx::query("UPDATE aggregates SET version = ? WHERE id = ?")
+                .bind(version + versions)
+                .bind(&id)
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+            begun.push((id, version));
         }
-        for version in begun + 1..=begun + versions {
-            let events: Vec<_> = (0..aggregates)
-                .map(|aggregate| outflow_tests::event(self.aggregate_type, &backlog_id(aggregate), version))
-                .collect();
-            outflow_outbox::write_without_lock(&mut transaction, &events).await.unwrap();
+        for version in 1..=versions {
+            let next = |(id, begun): &(String, u32)| event(self.aggregate_type, id, begun + version);
+            let events: Vec<_> = begun.iter().map(next).collect();
+            write_without_lock(&mut transaction, &events).await.unwrap();
         }
         transaction.commit().await.unwrap();
+        u64::from(aggregates * versions)
     }
 
     /// Waits until `probe` holds.
@@ -194,10 +204,6 @@ impl Field {
 pub(crate) async fn position_is_locked(connection: &mut MySqlConnection) -> bool {
     let look = "SELECT relay_group FROM outbox_position FOR SHARE NOWAIT";
     sqlx::query(look).fetch_all(connection).await.is_err()
-}
-
-fn backlog_id(aggregate: u32) -> String {
-    format!("b-{aggregate}")
 }
 
 fn seed() -> u64 {

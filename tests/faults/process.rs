@@ -12,9 +12,9 @@ use std::{
 use tokio::process::{Child, Command};
 
 /// How long a delivery may take; what ends a relay that was killed is [`LEASE`].
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
+const DELIVERY_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Short, so that takeovers are; longer than a delivery and what emptying the producer takes.
-pub(crate) const LEASE: Duration = Duration::from_secs(5);
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
 /// Short, so that gaps are closed while the test runs: what is closed too early is lost, and the judge sees it.
 const GAP_GRACE: Duration = Duration::from_secs(1);
 /// A relay that was asked to end ends its slice of work, its deliveries and its last move.
