@@ -12,8 +12,6 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Shorter than the lease (15 s) by what emptying the producer may take.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the relay goes on before it looks whether it shall end.
 const SLICE: Duration = Duration::from_secs(5);
 /// After the last event the relay polls on every few milliseconds for so long, then it only looks once in a while.
@@ -36,6 +34,15 @@ struct Args {
     /// Whose position it is
     #[arg(long, default_value = "default")]
     group: String,
+    /// How long a relay that has died keeps the others waiting; longer than a delivery by what emptying the producer takes
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 15_000)]
+    lease_ms: u64,
+    /// How long a batch may be on its way
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10_000)]
+    delivery_timeout_ms: u64,
+    /// How long an id is missing before it can be declared dead
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 10_000)]
+    gap_grace_ms: u64,
     /// Ends after so many seconds
     #[arg(long = "for", value_name = "SECONDS", default_value_t = u64::MAX)]
     seconds: u64,
@@ -48,9 +55,15 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
-    let producer = Producer::connect(&args.kafka_brokers, DELIVERY_TIMEOUT)?;
-    let publisher = OutboxPublisher::new(producer, DELIVERY_TIMEOUT);
-    let settings = RelaySettings { group: args.group, ..RelaySettings::default() };
+    let delivery_timeout = Duration::from_millis(args.delivery_timeout_ms);
+    let producer = Producer::connect(&args.kafka_brokers, delivery_timeout)?;
+    let publisher = OutboxPublisher::new(producer, delivery_timeout);
+    let settings = RelaySettings {
+        group: args.group,
+        lease: Duration::from_millis(args.lease_ms),
+        gap_grace: Duration::from_millis(args.gap_grace_ms),
+        ..RelaySettings::default()
+    };
     let relay = Relay::new(&args.database_url, publisher, settings)?;
     if args.once {
         return print(&relay.drain(Instant::now() + FAR).await?);

@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
 /// The producer's own time-out, and then what emptying it may take.
@@ -200,6 +200,12 @@ fn outgoing<'a>(event: &'a OutboxEvent, topic: &'a str) -> Outgoing<'a> {
         .payload(event.payload.as_bytes())
         .key(event.aggregate_id.as_bytes())
         .headers(headers)
+        // MySQL's time, not ours: Kafka refuses a record that is more than an hour ahead, and a clock here may be.
+        .timestamp(unix_millis(event.created_at))
+}
+
+fn unix_millis(time: OffsetDateTime) -> i64 {
+    time.unix_timestamp() * 1_000 + i64::from(time.millisecond())
 }
 
 /// A time or a number as text, without the heap.
@@ -238,6 +244,7 @@ mod tests {
         let record = outgoing(&events[0], &topics["Order"]);
 
         assert_eq!((record.topic, record.key), ("order.events", Some(&b"o-1"[..])));
+        assert_eq!(record.timestamp, Some(1_795_417_892_000));
         let headers = record.headers.as_ref().expect("there are some").as_borrowed();
         let header = |name: &str| {
             let header = headers.iter().find(|header| header.key == name).expect("it is there");

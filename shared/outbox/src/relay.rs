@@ -15,7 +15,7 @@ use crate::{
     settings::{RelaySettings, Report},
 };
 use sqlx::{
-    Connection, Executor, MySql, MySqlConnection, MySqlPool,
+    AssertSqlSafe, Connection, Executor, MySql, MySqlConnection, MySqlPool,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
     pool::PoolConnection,
 };
@@ -97,6 +97,14 @@ struct Inner<P> {
     pruned_at: Mutex<Option<Instant>>,
 }
 
+/// MySQL lets go of a relay that stands still in the middle of a transaction, whose locks would keep every other one out,
+/// and gives a lock up when the relay does. While a session works no connection is silent for that long.
+fn limits(lease: Duration) -> String {
+    let silence = (lease * 2).as_secs().max(1);
+    let wait = session::STATEMENT_LIMIT.as_secs();
+    format!("SET SESSION wait_timeout = {silence}, innodb_lock_wait_timeout = {wait}")
+}
+
 impl<P: Publisher> Relay<P> {
     /// A relay on this database. Connects at the first drain, so that a server that is down fails that drain alone.
     ///
@@ -106,13 +114,16 @@ impl<P: Publisher> Relay<P> {
     pub fn new(database_url: &str, publisher: P, settings: RelaySettings) -> Result<Self, RelayError> {
         settings.check(publisher.timeout())?;
         let options = MySqlConnectOptions::from_str(database_url).map_err(RelayError::Connect)?;
+        let lease = settings.lease;
         let pool = MySqlPoolOptions::new()
             .max_connections(CONNECTIONS)
             .acquire_timeout(CONNECT_TIMEOUT)
-            .after_connect(|connection, _| {
+            .after_connect(move |connection, _| {
                 Box::pin(async move {
                     connection.execute(ISOLATION).await?;
-                    connection.execute(RANGE_MEMORY).await.map(drop)
+                    connection.execute(RANGE_MEMORY).await?;
+                    let limits = AssertSqlSafe(limits(lease));
+                    sqlx::query(limits).persistent(false).execute(connection).await.map(drop)
                 })
             })
             .connect_lazy_with(options);

@@ -230,7 +230,9 @@ impl<'a, P: Publisher> Session<'a, P> {
                 && !(self.may_send(now) && self.flow.dispatch.has_ready());
             let progress = self.flow.advance();
             let checkpoint = self.flow.wants_checkpoint() && (resting || now >= self.checkpoint_at);
-            if (progress || checkpoint)
+            // Where nothing is to be moved, once in a while all the same: MySQL closes a connection that is silent.
+            let silent = !resting && now >= self.moved_at + LOOK_EVERY;
+            if (progress || checkpoint || silent)
                 && (resting || now >= self.moved_at + MOVE_EVERY)
                 && !self.is_fenced()
                 && let Some(connection) = mover.take()

@@ -33,6 +33,8 @@ enum Suite {
     Unit,
     /// Each part against the real services
     Integration,
+    /// Relays that start, stop, freeze and die, beside a Kafka and a MySQL that do
+    Faults,
     /// The whole pipe under `cargo lambda watch`, with faults
     E2e,
     /// template.yaml, docker-compose.yml and the dashboards' files
@@ -40,13 +42,15 @@ enum Suite {
 }
 
 impl Suite {
-    const ALL: [Self; 5] = [Self::Lint, Self::Unit, Self::Integration, Self::E2e, Self::Templates];
+    const ALL: [Self; 6] =
+        [Self::Lint, Self::Unit, Self::Integration, Self::Faults, Self::E2e, Self::Templates];
 
     fn name(self) -> &'static str {
         match self {
             Self::Lint => "lint",
             Self::Unit => "unit",
             Self::Integration => "integration",
+            Self::Faults => "faults",
             Self::E2e => "e2e",
             Self::Templates => "templates",
         }
@@ -55,7 +59,7 @@ impl Suite {
     /// Where services of this suite keep their state, beside those of `cargo xtask stack`.
     fn own_state(self) -> Option<PathBuf> {
         let name = match self {
-            Self::Integration => "test",
+            Self::Integration | Self::Faults => "test",
             Self::E2e => "e2e",
             Self::Lint | Self::Unit | Self::Templates => return None,
         };
@@ -70,7 +74,10 @@ pub(crate) async fn run(args: TestArgs) -> anyhow::Result<ExitCode> {
     let suites = if args.suites.is_empty() { Suite::ALL.to_vec() } else { args.suites.clone() };
     let progress = Terminal::new();
     let settings = Settings::workspace()?;
-    if suites.iter().any(|suite| matches!(suite, Suite::Integration | Suite::E2e | Suite::Unit)) {
+    if suites
+        .iter()
+        .any(|suite| matches!(suite, Suite::Integration | Suite::Faults | Suite::E2e | Suite::Unit))
+    {
         Stack::new(settings.clone()).installer().everything(&progress).await?;
     }
     let mut failed = Vec::new();
@@ -125,7 +132,7 @@ async fn run_suite(
         // What an earlier run has left must not decide this one.
         stack.reset().await?;
     }
-    if let (Suite::Integration, Some(stack)) = (suite, &stack) {
+    if let (Suite::Integration | Suite::Faults, Some(stack)) = (suite, &stack) {
         let endpoints = stack.up(progress).await?;
         env = endpoints.env();
         env.push((
@@ -186,6 +193,16 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
             ),
             with_threads(cargo(&["test", "--package", "xtask", "--test", "*", "--no-fail-fast"]), "1"),
         ],
+        Suite::Faults => {
+            Stack::new(settings.clone()).installer().faketime(progress).await?;
+            vec![
+                cargo(&["build", "--quiet", "--package", "outflow-broker", "--example", "relay"]),
+                with_threads(
+                    cargo(&["test", "--package", "outflow-tests", "--test", "faults", "--no-fail-fast"]),
+                    TEST_THREADS,
+                ),
+            ]
+        }
         Suite::E2e => {
             System::build(&settings.state, progress).await?;
             Outflow::build(Vec::new(), progress).await?;

@@ -1,0 +1,54 @@
+//! Time of day is MySQL's alone: a relay's own may be wrong.
+
+use crate::{field::Field, process::RelayStart, writers::Writers};
+use outflow_stack::workspace_root;
+use outflow_tests::long;
+use std::{path::Path, time::Duration};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relays_whose_clocks_are_ahead_and_behind_carry_all_in_order() {
+    let field = Field::shared().await;
+    let writers = Writers::start(&field, 4).await;
+    for _ in 0..if long() { 10 } else { 1 } {
+        for clock in [Some("+3h"), Some("-2d"), None] {
+            let start = RelayStart { clock, ..RelayStart::default() };
+            let (one, another) = (field.relay_with(&start), field.relay());
+            let token = field.token().await;
+            field.until("the lease changes hands", async || field.token().await > token).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // Whoever holds the lease dies, or nobody does.
+            another.kill().await;
+            one.stop().await;
+        }
+    }
+    writers.stop().await;
+
+    for clock in ["+3h", "-2d"] {
+        // By itself: what waits is carried by a relay whose clock is wrong.
+        field.write_backlog(10, 5).await;
+        let relay = field.relay_with(&RelayStart { clock: Some(clock), ..RelayStart::default() });
+        field.settle().await;
+        relay.stop().await;
+    }
+    assert_eq!(field.number("SELECT COUNT(*) FROM outbox_gaps").await, 0, "rolled back ids are found dead");
+    field.judge().await;
+}
+
+#[test]
+fn the_core_reads_no_time_of_day() {
+    fn look(folder: &Path) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                look(&path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            for name in ["SystemTime::", "::now_utc", "::now_local", "Utc::now", "Local::now"] {
+                assert!(!text.contains(name), "{} reads the time of day by {name}", path.display());
+            }
+        }
+    }
+    look(&workspace_root().join("shared/outbox/src"));
+}

@@ -1,0 +1,113 @@
+//! A relay as a process of its own, and what can be done to it.
+
+use nix::sys::signal::Signal;
+use outflow_stack::{ProcessId, target_dir};
+use std::{
+    ffi::OsString,
+    fs::File,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::process::{Child, Command};
+
+/// How long a delivery may take; what ends a relay that was killed is [`LEASE`].
+const DELIVERY_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Short, so that takeovers are; longer than a delivery and what emptying the producer takes.
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
+/// Short, so that gaps are closed while the test runs: what is closed too early is lost, and the judge sees it.
+const GAP_GRACE: Duration = Duration::from_secs(1);
+/// A relay that was asked to end ends its slice of work, its deliveries and its last move.
+const END: Duration = Duration::from_secs(20);
+
+/// How a relay is started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RelayStart {
+    /// Added to the wall clock that it is shown: "+2h", "-1d".
+    pub(crate) clock: Option<&'static str>,
+    /// Carries what waits, then ends.
+    pub(crate) once: bool,
+}
+
+/// Ends with the test, by SIGKILL if by nothing else.
+#[derive(Debug)]
+pub(crate) struct RelayProcess {
+    child: Child,
+    id: ProcessId,
+    log: PathBuf,
+}
+
+impl RelayProcess {
+    /// `cargo xtask test faults` has built it.
+    pub(crate) fn start(
+        start: &RelayStart,
+        database_url: &str,
+        brokers: &str,
+        logs: &Path,
+        name: &str,
+    ) -> Self {
+        let relay = target_dir().join("examples/relay");
+        assert!(relay.is_file(), "{} is missing: run `cargo xtask test faults`", relay.display());
+        let mut command = match start.clock {
+            None => Command::new(relay),
+            Some(shift) => {
+                let mut command = Command::new("faketime");
+                // The monotonic clock goes on as it is: what is shifted is the time of day.
+                command.args(["--exclude-monotonic", "-f", shift]).arg(relay);
+                command
+            }
+        };
+        let millis = |duration: Duration| OsString::from(duration.as_millis().to_string());
+        command
+            .arg("--lease-ms")
+            .arg(millis(LEASE))
+            .arg("--delivery-timeout-ms")
+            .arg(millis(DELIVERY_TIMEOUT))
+            .arg("--gap-grace-ms")
+            .arg(millis(GAP_GRACE))
+            .args(start.once.then_some("--once"))
+            .env("OUTFLOW_DATABASE_URL", database_url)
+            .env("OUTFLOW_KAFKA_BROKERS", brokers)
+            .env("NO_COLOR", "1");
+        let (out, log) = (logs.join(format!("{name}.out")), logs.join(format!("{name}.log")));
+        let file = |path: &Path| Stdio::from(File::create(path).unwrap());
+        command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&log)).kill_on_drop(true);
+        let child = command.spawn().expect("the relay can be run, and so can faketime");
+        let id = ProcessId::of(child.id().unwrap()).unwrap().expect("it has only just begun");
+        Self { child, id, log }
+    }
+
+    /// SIGTERM; it has to end by itself.
+    pub(crate) async fn stop(mut self) {
+        assert!(self.id.signal(Signal::SIGTERM).unwrap(), "the relay ended by itself: {}", self.log());
+        let ended = tokio::time::timeout(END, self.child.wait()).await;
+        assert!(ended.is_ok(), "the relay did not end within {END:?}: {}", self.log());
+    }
+
+    /// Waits until it ends by itself, and wants that it ends well.
+    pub(crate) async fn end(mut self) {
+        let ended = tokio::time::timeout(END, self.child.wait()).await;
+        let status = ended.unwrap_or_else(|_| panic!("it goes on and on: {}", self.log())).unwrap();
+        assert!(status.success(), "{status}: {}", self.log());
+    }
+
+    /// SIGKILL.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn freeze(&self) {
+        assert!(self.id.signal(Signal::SIGSTOP).unwrap(), "the relay ended by itself: {}", self.log());
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        assert!(self.id.signal(Signal::SIGCONT).unwrap(), "the relay ended by itself: {}", self.log());
+    }
+
+    /// What it has said on stderr.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
