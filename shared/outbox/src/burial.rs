@@ -17,6 +17,9 @@ use uuid::Uuid;
 
 /// MySQL's answer to `NOWAIT` on a row that another transaction holds.
 const LOCK_NOT_AVAILABLE: u16 = 3572;
+/// MySQL's answer to a look at open transactions while one of them runs a statement with a character beyond UTF-8's
+/// three bytes, such as an emoji: the whole list cannot be read then.
+pub(crate) const CANNOT_CONVERT: u16 = 3854;
 /// Gaps probed in one go; the others wait for the next.
 const PROBES: usize = 2_000;
 
@@ -68,22 +71,25 @@ async fn oldest_writing_transaction(
         sqlx::query("SELECT COUNT(*) FROM outbox_position FOR SHARE").fetch_one(&mut *transaction).await?;
         // The server tells a transaction's start in its own zone. One that has no id of its own is shown with a number
         // above 2^48. The mark has to stand in the statement's text.
-        let (oldest, ours): (Option<PrimitiveDateTime>, Option<i64>) =
-            sqlx::query_as(AssertSqlSafe(format!(
+        let list = format!(
             "SELECT MIN(IF(trx_mysql_thread_id = CONNECTION_ID() OR CAST(trx_id AS UNSIGNED) >= 1 << 48, NULL,
                  CONVERT_TZ(trx_started, 'SYSTEM', '+00:00'))),
                  CAST(SUM(trx_query LIKE '%{mark}%') AS SIGNED) FROM information_schema.innodb_trx"
-        )))
-            .persistent(false)
-            .fetch_one(&mut *transaction)
-            .await?;
+        );
+        let listed = sqlx::query_as(AssertSqlSafe(list)).persistent(false).fetch_one(&mut *transaction).await;
         transaction.rollback().await?;
+        let (oldest, ours): (Option<PrimitiveDateTime>, Option<i64>) = match listed {
+            Ok(listed) => listed,
+            Err(error) if mysql_code(&error) == Some(CANNOT_CONVERT) => continue,
+            Err(error) => return Err(error),
+        };
         if ours.unwrap_or(0) > 0 {
             return Ok(Some(oldest));
         }
     }
     tracing::warn!(
-        "mysql's list of transactions is stale, no gap can be closed now: does something read it all the time?"
+        "mysql's list of transactions is stale or cannot be read, no gap can be closed now: does something read it all \
+         the time, or run long statements with characters of four bytes?"
     );
     Ok(None)
 }

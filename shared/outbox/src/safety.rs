@@ -1,6 +1,10 @@
 //! What a relay refuses to start on, because it would be silently wrong, and how to mend it.
 
-use crate::{burial::mysql_code, error::RelayError, log::Standing};
+use crate::{
+    burial::{CANNOT_CONVERT, mysql_code},
+    error::RelayError,
+    log::Standing,
+};
 use sqlx::MySqlConnection;
 
 const UNKNOWN_COLUMN: u16 = 1054;
@@ -84,6 +88,8 @@ pub(crate) async fn check_server(connection: &mut MySqlConnection) -> Result<(),
     for probe in PROBES {
         match sqlx::raw_sql(probe.sql).execute(&mut *connection).await {
             Ok(_) => {}
+            // The list was shown, if not to its end: the privilege is there.
+            Err(error) if mysql_code(&error) == Some(CANNOT_CONVERT) => {}
             Err(source) => return Err(refusal(&probe, source)),
         }
     }
