@@ -7,7 +7,7 @@ use crate::{
     error::RelayError,
     event::OutboxEvent,
     failures::{self, Attempt, FailureChanges},
-    flow::Flow,
+    flow::{Flow, ROW_INVALID},
     gaps::Gap,
     lease::Lease,
     log::{self, Moved, Page, Progress},
@@ -323,6 +323,8 @@ impl<'a, P: Publisher> Session<'a, P> {
         let more = page.more;
         let taken = self.flow.take_page(page, self.clock.now(), self.means.settings.max_gaps);
         self.at_bound = taken.at_bound;
+        self.done.dead_lettered += taken.invalid;
+        (0..taken.invalid).for_each(|_| self.means.metrics.dead(ROW_INVALID));
         if taken.events > 0 {
             self.found_at = Instant::now();
             let events = u32::try_from(taken.events).unwrap_or(u32::MAX);
@@ -463,7 +465,7 @@ impl<'a, P: Publisher> Session<'a, P> {
                 due.push(row);
                 results.push(Err(PublishError {
                     kind: FailureKind::Record { permanent: true },
-                    cause: "row_invalid",
+                    cause: ROW_INVALID,
                     source: fault.into(),
                 }));
             }
