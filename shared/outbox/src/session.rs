@@ -202,9 +202,12 @@ impl<'a, P: Publisher> Session<'a, P> {
         let mut lane_unwritten = false;
         loop {
             let now = Instant::now();
+            // While a publisher takes its time with one event, fresh ones are read all the same.
+            let busy = !deliveries.is_empty() || lane.is_some();
+            let reads = self.may_read(now) && (busy || !self.idled);
             // The connection last: taken while enough is in memory, it would be gone for the rest of the session.
             if reading.is_none()
-                && self.may_read(now)
+                && reads
                 && now >= self.poll_at
                 && let Some(page) = self.flow.next_page(self.means.settings)
                 && let Some(connection) = reader.take()
@@ -226,7 +229,7 @@ impl<'a, P: Publisher> Session<'a, P> {
             let resting = reading.is_none()
                 && deliveries.is_empty()
                 && lane.is_none()
-                && !self.may_read(now)
+                && !reads
                 && !(self.may_send(now) && self.flow.dispatch.has_ready());
             let progress = self.flow.advance();
             let checkpoint = self.flow.wants_checkpoint() && (resting || now >= self.checkpoint_at);
@@ -276,7 +279,7 @@ impl<'a, P: Publisher> Session<'a, P> {
     }
 
     fn may_read(&self, now: Instant) -> bool {
-        !self.idled && !self.done.paused && self.done.failure.is_none() && now < self.until
+        !self.done.paused && self.done.failure.is_none() && now < self.until
     }
 
     fn may_send(&self, now: Instant) -> bool {
