@@ -5,10 +5,12 @@
 
 mod analytics;
 mod awake;
+mod gaps;
 mod grafana;
 mod layering;
 mod operator;
 mod outbox;
+mod parking;
 mod producer;
 mod publishers;
 mod store;

@@ -1,9 +1,11 @@
 //! What the tests share: the services they run against, and a shop of their own in them.
 
 mod recorder;
+mod server;
 mod shop;
 
 pub use recorder::Recorder;
+pub use server::{OwnServer, counters};
 pub use shop::{TestShop, event, in_a_minute, write_event};
 
 use outflow_stack::{Endpoints, Settings, Stack};
@@ -21,6 +23,18 @@ pub fn services() -> Endpoints {
 /// Where the services of the tests keep their state.
 pub fn test_state() -> PathBuf {
     outflow_stack::workspace_root().join(".outflow/test")
+}
+
+/// Looks every few milliseconds until it is as wanted.
+///
+/// # Panics
+/// After a minute.
+pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = in_a_minute();
+    while !is_so().await {
+        assert!(std::time::Instant::now() < deadline, "{what}: not within a minute");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 /// More rows, more rounds, longer outages: `cargo xtask test --long`.

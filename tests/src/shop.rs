@@ -24,7 +24,10 @@ impl TestShop {
     /// # Panics
     /// Where the services do not run.
     pub async fn start() -> Self {
-        let endpoints = services();
+        Self::on(services()).await
+    }
+
+    pub(crate) async fn on(endpoints: Endpoints) -> Self {
         let database = format!("test_{}", Uuid::now_v7().simple());
         let mut admin = MySqlConnection::connect(endpoints.admin_database_url().expose_secret())
             .await
@@ -81,6 +84,62 @@ impl TestShop {
     /// Where MySQL refuses.
     pub async fn begin(&self) -> Transaction<'static, MySql> {
         self.store.pool().begin().await.expect("mysql begins a transaction")
+    }
+
+    /// A connection of its own, for transactions that stay open beside others.
+    ///
+    /// # Panics
+    /// Where MySQL refuses.
+    pub async fn connect(&self) -> MySqlConnection {
+        MySqlConnection::connect(&self.database_url).await.expect("mysql takes a connection")
+    }
+
+    /// As the server's administrator.
+    ///
+    /// # Panics
+    /// Where MySQL refuses.
+    pub async fn admin(&self) -> MySqlConnection {
+        let url = self.endpoints.admin_database_url().expose_secret();
+        MySqlConnection::connect(url).await.expect("mysql answers its administrator")
+    }
+
+    /// Runs statements of the test's own making.
+    ///
+    /// # Panics
+    /// Where MySQL refuses.
+    pub async fn run(&self, sql: impl Into<String>) {
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.into()));
+        sql.execute(self.store.pool()).await.expect("mysql takes the test's statement");
+    }
+
+    /// Commits an event of this aggregate and version.
+    ///
+    /// # Panics
+    /// Where MySQL refuses.
+    pub async fn commit(&self, aggregate: &str, version: u32) {
+        let mut transaction = self.begin().await;
+        write_event(&mut transaction, aggregate, version).await;
+        transaction.commit().await.expect("mysql commits");
+    }
+
+    /// Takes an id and gives it up.
+    ///
+    /// # Panics
+    /// Where MySQL refuses.
+    pub async fn roll_back(&self, aggregate: &str) {
+        let mut transaction = self.begin().await;
+        write_event(&mut transaction, aggregate, 1).await;
+        transaction.rollback().await.expect("mysql rolls back");
+    }
+
+    /// A relay that publishes to this recorder, with a lease long enough for a busy machine.
+    ///
+    /// # Panics
+    /// Where the settings do not fit together.
+    pub fn relay_to(&self, recorder: &Recorder, settings: RelaySettings) -> Relay<Recorder> {
+        let lease = recorder.timeout() + Duration::from_secs(10);
+        Relay::new(&self.database_url, recorder.clone(), RelaySettings { lease, ..settings })
+            .expect("the settings fit together")
     }
 
     /// A relay that publishes to `publisher`, in pages of `batch_rows`, and calls a gap dead after `gap_grace`.

@@ -17,6 +17,9 @@ use time::PrimitiveDateTime;
 /// Steps that may be open: their events are bounded in bytes, this bounds what is kept beside those.
 const MOST_STEPS: usize = 64;
 
+/// The cause of a row that is no event that can be published.
+pub(crate) const ROW_INVALID: &str = "row_invalid";
+
 /// One page on its way.
 #[derive(Debug)]
 struct Step {
@@ -34,6 +37,8 @@ struct Step {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Taken {
     pub(crate) events: usize,
+    /// Rows that are no event that can be published: dead from the start.
+    pub(crate) invalid: u64,
     /// The page would have opened more gaps than the bound allows, and was cut before that.
     pub(crate) at_bound: bool,
 }
@@ -173,7 +178,9 @@ impl Flow {
                 self.wait(task);
             } else if let Some(error) = fault {
                 // Behind what is on its way of its aggregate it has nothing to wait for: it never goes out.
-                self.refuse(&task, Attempt { cause: "row_invalid", error, pause: None });
+                tracing::warn!(event_id = task.event.event_id, error, "row is no event, its aggregate is parked");
+                taken.invalid += 1;
+                self.refuse(&task, Attempt { cause: ROW_INVALID, error, pause: None });
             } else {
                 self.dispatch.add(task);
             }

@@ -7,7 +7,7 @@ use crate::{
     error::RelayError,
     event::OutboxEvent,
     failures::{self, Attempt, FailureChanges},
-    flow::Flow,
+    flow::{Flow, ROW_INVALID},
     gaps::Gap,
     lease::Lease,
     log::{self, Moved, Page, Progress},
@@ -202,9 +202,12 @@ impl<'a, P: Publisher> Session<'a, P> {
         let mut lane_unwritten = false;
         loop {
             let now = Instant::now();
+            // While a publisher takes its time with one event, fresh ones are read all the same.
+            let busy = !deliveries.is_empty() || lane.is_some();
+            let reads = self.may_read(now) && (busy || !self.idled);
             // The connection last: taken while enough is in memory, it would be gone for the rest of the session.
             if reading.is_none()
-                && self.may_read(now)
+                && reads
                 && now >= self.poll_at
                 && let Some(page) = self.flow.next_page(self.means.settings)
                 && let Some(connection) = reader.take()
@@ -226,7 +229,7 @@ impl<'a, P: Publisher> Session<'a, P> {
             let resting = reading.is_none()
                 && deliveries.is_empty()
                 && lane.is_none()
-                && !self.may_read(now)
+                && !reads
                 && !(self.may_send(now) && self.flow.dispatch.has_ready());
             let progress = self.flow.advance();
             let checkpoint = self.flow.wants_checkpoint() && (resting || now >= self.checkpoint_at);
@@ -276,7 +279,7 @@ impl<'a, P: Publisher> Session<'a, P> {
     }
 
     fn may_read(&self, now: Instant) -> bool {
-        !self.idled && !self.done.paused && self.done.failure.is_none() && now < self.until
+        !self.done.paused && self.done.failure.is_none() && now < self.until
     }
 
     fn may_send(&self, now: Instant) -> bool {
@@ -323,6 +326,8 @@ impl<'a, P: Publisher> Session<'a, P> {
         let more = page.more;
         let taken = self.flow.take_page(page, self.clock.now(), self.means.settings.max_gaps);
         self.at_bound = taken.at_bound;
+        self.done.dead_lettered += taken.invalid;
+        (0..taken.invalid).for_each(|_| self.means.metrics.dead(ROW_INVALID));
         if taken.events > 0 {
             self.found_at = Instant::now();
             let events = u32::try_from(taken.events).unwrap_or(u32::MAX);
@@ -463,7 +468,7 @@ impl<'a, P: Publisher> Session<'a, P> {
                 due.push(row);
                 results.push(Err(PublishError {
                     kind: FailureKind::Record { permanent: true },
-                    cause: "row_invalid",
+                    cause: ROW_INVALID,
                     source: fault.into(),
                 }));
             }
