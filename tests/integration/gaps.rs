@@ -2,7 +2,7 @@
 
 use outflow_outbox::{Relay, RelayError, RelaySettings, write_without_lock};
 use outflow_tests::{OwnServer, Recorder, TestShop, event, in_a_minute, long, until, write_event};
-use sqlx::{AssertSqlSafe, Executor, MySqlConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 use std::time::Duration;
 
 /// A relay that calls a gap dead as soon as it may.
@@ -326,4 +326,35 @@ async fn a_long_change_of_another_group_keeps_no_relay_from_its_gaps() {
     operator.rollback().await.unwrap();
     until_closed(&relay).await;
     assert_eq!(recorder.versions_of("kept"), [1, 2]);
+}
+
+/// MySQL cannot show its transactions while one of them runs such a statement: nothing fails, the gap closes later.
+#[tokio::test]
+async fn a_statement_with_an_emoji_only_delays_the_end_of_a_gap() {
+    // Of its own: the list of transactions is the whole server's.
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    let (relay, recorder) = relay(shop);
+    let mut lost = shop.begin().await;
+    write_event(&mut lost, "lost", 1).await;
+    lost.rollback().await.unwrap();
+    let mut kept = shop.begin().await;
+    write_event(&mut kept, "kept", 1).await;
+    kept.commit().await.unwrap();
+    let mut other = MySqlConnection::connect(&shop.database_url).await.unwrap();
+    let speaking = tokio::spawn(async move {
+        other.execute("BEGIN").await.unwrap();
+        other.execute("SELECT '\u{1F600}', SLEEP(3), COUNT(*) FROM products FOR SHARE").await.map(drop)
+    });
+    until("the list cannot be read", async || {
+        shop.store.pool().execute("SELECT COUNT(*) FROM information_schema.innodb_trx").await.is_err()
+    })
+    .await;
+
+    let meanwhile = relay.drain(in_a_minute()).await.unwrap();
+    speaking.await.unwrap().unwrap();
+    until_closed(&relay).await;
+
+    assert_eq!(meanwhile.published, 1);
+    assert_eq!(recorder.versions(), [("kept".to_owned(), 1)]);
 }

@@ -178,7 +178,11 @@ impl Flow {
                 self.wait(task);
             } else if let Some(error) = fault {
                 // Behind what is on its way of its aggregate it has nothing to wait for: it never goes out.
-                tracing::warn!(event_id = task.event.event_id, error, "row is no event, its aggregate is parked");
+                tracing::warn!(
+                    event_id = task.event.event_id,
+                    error,
+                    "row is no event, its aggregate is parked"
+                );
                 taken.invalid += 1;
                 self.refuse(&task, Attempt { cause: ROW_INVALID, error, pause: None });
             } else {
