@@ -12,6 +12,7 @@ use rdkafka::{
 use sqlx::{AssertSqlSafe, MySqlConnection, MySqlPool, mysql::MySqlPoolOptions};
 use std::{
     cell::Cell,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 use tempfile::TempDir;
@@ -33,7 +34,6 @@ enum Hold {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-#[derive(Debug)]
 pub(crate) struct Field {
     pub(crate) shop: TestShop,
     /// For writers and for looks: as many connections as it takes, each made anew after an outage.
@@ -44,6 +44,8 @@ pub(crate) struct Field {
     pub(crate) seed: u64,
     pub(crate) logs: TempDir,
     relays: Cell<u32>,
+    /// Asks for the topic's ends; it never reads.
+    consumer: Arc<BaseConsumer>,
     _hold: Hold,
 }
 
@@ -79,10 +81,22 @@ impl Field {
         let topic = format!("{}.events", aggregate_type.to_lowercase());
         let spec = TopicSpec { name: topic.clone(), partitions: PARTITIONS };
         topics::ensure(&shop.endpoints.kafka.brokers, &[spec]).await.unwrap();
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &shop.endpoints.kafka.brokers).create().unwrap();
         let seed = seed();
         eprintln!("OUTFLOW_TEST_SEED={seed} makes the same choices again");
         let logs = tempfile::tempdir().unwrap();
-        Self { shop, pool, aggregate_type, topic, seed, logs, relays: Cell::new(0), _hold: hold }
+        Self {
+            shop,
+            pool,
+            aggregate_type,
+            topic,
+            seed,
+            logs,
+            relays: Cell::new(0),
+            consumer: Arc::new(consumer),
+            _hold: hold,
+        }
     }
 
     pub(crate) fn relay(&self) -> RelayProcess {
@@ -105,10 +119,8 @@ impl Field {
 
     /// Records in the topic so far.
     pub(crate) async fn records(&self) -> u64 {
-        let (brokers, topic) = (self.shop.endpoints.kafka.brokers.clone(), self.topic.clone());
+        let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
         let count = move || -> i64 {
-            let consumer: BaseConsumer =
-                ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
             let ends = (0..PARTITIONS)
                 .map(|partition| consumer.fetch_watermarks(&topic, partition, Duration::from_secs(10)));
             ends.map(|ends| ends.unwrap().1).sum()

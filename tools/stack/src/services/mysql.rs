@@ -20,6 +20,14 @@ pub(crate) async fn prepare(site: &Site<'_>, mysqld: &Mysqld) -> anyhow::Result<
     if !data.exists() {
         initialize(site, mysqld, &data).await?;
     }
+    // A server that was killed leaves it, and the next one gives up as long as the pid in it is somebody's: that of its
+    // own remains, for a moment, or of another process since. What keeps two servers apart is InnoDB's lock on its files.
+    match std::fs::remove_file(data.join("mysql.sock.lock")) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).context("could not remove the lock that a killed MySQL has left");
+        }
+        _ => {}
+    }
     let users = site.layout.run().join("mysql-users.sql");
     write_private(&users, statements(site).as_bytes())?;
     let mut launch = mysqld
