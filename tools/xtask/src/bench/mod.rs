@@ -151,44 +151,50 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let progress = Terminal::new();
     let machine = Machine::this();
     eprintln!("{machine}");
-    let measured = tokio::select! {
-        measured = measure(&wanted, &args, &progress) => measured,
+    let mut entries = Vec::new();
+    let outcome = tokio::select! {
+        outcome = measure(&wanted, &args, &mut entries, &progress) => outcome,
         interrupted = interrupted() => interrupted.and(Err(anyhow!("interrupted"))),
     };
-    if measured.is_err() {
-        // The logs stay, to be looked into.
-        Site::stack().down().await?;
-    }
-    let entries = measured?;
+    Site::clear().await?;
+    // What was measured before a failure is told all the same: it took half an hour.
     eprintln!("{}\n{machine}", entry::table(&entries));
     if let Some(file) = &args.json {
         entry::write_json(file, &entries)?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if outcome? { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// Adds the figures to `entries`; false where a measurement failed, which doesn't keep the others from being made.
 async fn measure(
     wanted: &[Measurement],
     args: &BenchArgs,
+    entries: &mut Vec<Entry>,
     progress: &Terminal,
-) -> anyhow::Result<Vec<Entry>> {
-    let scale = Scale { quick: args.quick };
+) -> anyhow::Result<bool> {
+    let (scale, without) = (Scale { quick: args.quick }, &args.without);
     let relay = relay::Relay::build(progress).await?;
     let site = Site::start(progress).await?;
-    let mut entries = Vec::new();
+    let mut all_made = true;
     for measurement in wanted {
-        entries.extend(match measurement {
-            Measurement::Drain => drain::run(&site, &relay, &args.without, scale, progress).await?,
-            Measurement::Latency => latency::run(&site, &relay, &args.without, scale, progress).await?,
-            Measurement::Scheduled => latency::scheduled(&site, &relay, scale, progress).await?,
-            Measurement::Writers => writers::run(&site, &relay, scale, progress).await?,
-            Measurement::Growth => growth::run(&site, &relay, scale, progress).await?,
-            Measurement::LargeEvents => memory::large_events(&site, &relay, scale, progress).await?,
-            Measurement::BinarySize => memory::binary_size(progress).await?,
-        });
+        let made = match measurement {
+            Measurement::Drain => drain::run(&site, &relay, without, scale, progress).await,
+            Measurement::Latency => latency::run(&site, &relay, without, scale, progress).await,
+            Measurement::Scheduled => latency::scheduled(&site, &relay, scale, progress).await,
+            Measurement::Writers => writers::run(&site, &relay, scale, progress).await,
+            Measurement::Growth => growth::run(&site, &relay, scale, progress).await,
+            Measurement::LargeEvents => memory::large_events(&site, &relay, scale, progress).await,
+            Measurement::BinarySize => memory::binary_size(progress).await,
+        };
+        match made {
+            Ok(made) => entries.extend(made),
+            Err(error) => {
+                all_made = false;
+                eprintln!("error: no {}: {error:#}", measurement.entries().join(", "));
+            }
+        }
     }
-    site.stop().await?;
-    Ok(entries)
+    Ok(all_made)
 }
 
 fn selected(names: &[String]) -> anyhow::Result<Vec<Measurement>> {

@@ -40,7 +40,7 @@ pub(super) struct Database {
 
 impl Site {
     /// A stack whose state belongs to the benchmarks alone.
-    pub(super) fn stack() -> Stack {
+    fn stack() -> Stack {
         Stack::new(Settings::isolated(workspace_root().join(".outflow/bench")))
     }
 
@@ -48,7 +48,7 @@ impl Site {
         let stack = Self::stack();
         // What an earlier run has left must not decide this one.
         stack.reset().await?;
-        let folder = stack.state().join("contenders");
+        let folder = contenders(&stack);
         if folder.exists() {
             std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
         }
@@ -74,10 +74,17 @@ impl Site {
         Ok(Self { server: server.to_owned(), stack, admin, folder, brokers })
     }
 
-    /// Stops the services and removes their data.
-    pub(super) async fn stop(self) -> anyhow::Result<()> {
-        self.admin.close().await;
-        self.stack.reset().await?;
+    /// Stops the services and removes their data. Their logs stay beside the contenders'.
+    pub(super) async fn clear() -> anyhow::Result<()> {
+        let stack = Self::stack();
+        stack.down().await?;
+        let (logs, folder) = (stack.state().join("logs"), contenders(&stack));
+        // A start that failed has made no folder for its run.
+        if logs.exists() && folder.exists() && !folder.join("services").exists() {
+            std::fs::rename(&logs, folder.join("services"))
+                .with_context(|| format!("keeping {}", logs.display()))?;
+        }
+        stack.reset().await?;
         Ok(())
     }
 
@@ -175,4 +182,9 @@ impl Database {
         let id: Option<u64> = sqlx::query_scalar("SELECT MAX(id) FROM outbox").fetch_one(&self.pool).await?;
         Ok(id.unwrap_or(0))
     }
+}
+
+/// Where contenders keep their files and logs.
+fn contenders(stack: &Stack) -> PathBuf {
+    stack.state().join("contenders")
 }
