@@ -170,12 +170,17 @@ impl<P: Publisher> Relay<P> {
             } else if !standing.paused
                 && let Some(until) = sessions.next(total.backlog > 0)
             {
-                if let Some(done) = self.hold_session(connection, &standing, (until, idle)).await? {
+                if let Some(mut done) = self.hold_session(connection, &standing, (until, idle)).await? {
                     total.published += done.published;
                     total.retried += done.retried;
                     total.dead_lettered += done.dead_lettered;
                     total.gaps = done.gaps as u64;
                     oldest_gap_age = done.oldest_gap_age;
+                    if let Some(failure) = done.failure.take() {
+                        // When a drain fails, how the outbox stands matters most.
+                        self.0.metrics.standing(&total, oldest_gap_age);
+                        return Err(failure);
+                    }
                     sessions.ended(&done);
                     continue;
                 }
@@ -203,7 +208,7 @@ impl<P: Publisher> Relay<P> {
         .await
     }
 
-    /// One lease's work; None where another relay holds it.
+    /// One lease's work, and what failed in it; None where another relay holds it.
     async fn hold_session(
         &self,
         mut connection: PoolConnection<MySql>,
@@ -226,7 +231,7 @@ impl<P: Publisher> Relay<P> {
             let flow = in_time("tell of gaps and parked events", flow).await?;
             Ok((flow, acquire(pool).await?))
         };
-        let (lease, done) = match prepared.await {
+        let (lease, mut done) = match prepared.await {
             Ok((flow, mover)) => {
                 let means = Means { pool, publisher, settings, metrics };
                 let last = *pruned_at.lock().expect("no holder of this lock panics");
@@ -249,10 +254,8 @@ impl<P: Publisher> Relay<P> {
         let given_back =
             in_time("take the lease back", async { lease.give_back(&mut *acquire(pool).await?).await });
         let given_back = given_back.await;
-        match done.failure {
-            Some(failure) => Err(failure),
-            None => given_back.map(|()| Some(done)),
-        }
+        done.failure = done.failure.or(given_back.err());
+        Ok(Some(done))
     }
 
     /// Reads what the group has open, after making sure that its position is this server's.

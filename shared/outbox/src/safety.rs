@@ -23,10 +23,11 @@ struct Probe {
 
 const GRANT: &str = "GRANT SELECT, INSERT, UPDATE, DELETE ON <database>.* TO <user>";
 
-const PROBES: [Probe; 8] = [
+const PROBES: [Probe; 11] = [
     Probe {
-        sql: "SELECT headers FROM outbox LIMIT 0",
-        needs: "table outbox",
+        sql: "SELECT id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers,
+                  created_at FROM outbox LIMIT 0",
+        needs: "table outbox or one of its columns",
         privilege: "read outbox",
         mend: GRANT,
     },
@@ -37,10 +38,10 @@ const PROBES: [Probe; 8] = [
         mend: GRANT,
     },
     Probe {
-        sql:
-            "UPDATE outbox_position SET position = position, paused_at = paused_at, server_uuid = server_uuid
+        sql: "UPDATE outbox_position SET position = position, lease_owner = lease_owner, lease_until = lease_until,
+                  fencing_token = fencing_token, paused_at = paused_at, server_uuid = server_uuid
               WHERE relay_group = ''",
-        needs: "table outbox_position, or its newest columns",
+        needs: "table outbox_position or one of its newest columns",
         privilege: "change outbox_position",
         mend: GRANT,
     },
@@ -51,9 +52,25 @@ const PROBES: [Probe; 8] = [
         mend: GRANT,
     },
     Probe {
+        sql: "INSERT INTO outbox_gaps (relay_group, first_id, last_id, first_seen_at)
+              SELECT g.relay_group, g.first_id, g.last_id, g.first_seen_at FROM outbox_gaps g WHERE g.relay_group = ''
+              ON DUPLICATE KEY UPDATE last_id = VALUES(last_id)",
+        needs: "table outbox_gaps or one of its columns",
+        privilege: "change outbox_gaps",
+        mend: GRANT,
+    },
+    Probe {
         sql: "DELETE FROM outbox_gaps WHERE relay_group = ''",
         needs: "table outbox_gaps",
         privilege: "change outbox_gaps",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "INSERT INTO outbox_checkpoints (relay_group, position, event_id, moved_at)
+              SELECT c.relay_group, c.position, c.event_id, c.moved_at FROM outbox_checkpoints c
+              WHERE c.relay_group = '' ON DUPLICATE KEY UPDATE event_id = VALUES(event_id)",
+        needs: "table outbox_checkpoints or one of its columns",
+        privilege: "change outbox_checkpoints",
         mend: GRANT,
     },
     Probe {
@@ -63,7 +80,19 @@ const PROBES: [Probe; 8] = [
         mend: GRANT,
     },
     Probe {
-        sql: "UPDATE outbox_failures SET state = state, history = history WHERE relay_group = ''",
+        sql: "INSERT INTO outbox_failures (relay_group, id, event_id, aggregate_id, aggregate_type, event_type,
+                  aggregate_version, payload, headers, created_at, state, attempts, cause, last_error,
+                  next_attempt_at, parked_at, history)
+              SELECT f.relay_group, f.id, f.event_id, f.aggregate_id, f.aggregate_type, f.event_type,
+                  f.aggregate_version, f.payload, f.headers, f.created_at, f.state, f.attempts, f.cause, f.last_error,
+                  f.next_attempt_at, f.parked_at, f.history
+              FROM outbox_failures f WHERE f.relay_group = '' ON DUPLICATE KEY UPDATE state = VALUES(state)",
+        needs: "table outbox_failures or one of its columns",
+        privilege: "change outbox_failures",
+        mend: GRANT,
+    },
+    Probe {
+        sql: "DELETE FROM outbox_failures WHERE relay_group = ''",
         needs: "table outbox_failures",
         privilege: "change outbox_failures",
         mend: GRANT,
@@ -78,12 +107,17 @@ const PROBES: [Probe; 8] = [
 
 /// Once in a relay's life: the server, the schema, the privileges.
 pub(crate) async fn check_server(connection: &mut MySqlConnection) -> Result<(), RelayError> {
-    let version: String = sqlx::query_scalar("SELECT VERSION()")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(RelayError::Connect)?;
+    let (version, read_only): (String, i64) =
+        sqlx::query_as("SELECT VERSION(), @@global.read_only OR @@global.super_read_only")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(RelayError::Connect)?;
     if !is_supported(&version) {
         return Err(RelayError::Server { version });
+    }
+    // Asked first: it would refuse what follows, in other words.
+    if read_only != 0 {
+        return Err(RelayError::ReadOnly);
     }
     for probe in PROBES {
         match sqlx::raw_sql(probe.sql).execute(&mut *connection).await {
