@@ -40,9 +40,9 @@ async fn filters_narrow_the_list_and_go_together() {
     }
     let list = parking.operator.list(&Filter::default(), Page::default()).await.unwrap();
     let (dead, waiting) = (&list.failures[0], &list.failures[1]);
-    assert_eq!((dead.head_id, dead.behind, dead.attempts, dead.next_attempt_at), (1, 2, 1, None));
+    assert_eq!((dead.head_id, dead.behind, dead.attempts, dead.next_attempt_at), (1, Some(2), 1, None));
     assert_eq!(dead.last_error.as_deref(), Some("big-1 was refused"));
-    assert_eq!((waiting.head_id, waiting.behind, waiting.cause.as_deref()), (1, 1, None));
+    assert_eq!((waiting.head_id, waiting.behind, waiting.cause.as_deref()), (1, None, None));
 }
 
 #[tokio::test]

@@ -2,12 +2,15 @@
 
 use super::{
     Operator, OperatorError,
-    failures::{EventRef, FailureState, Filter},
+    failures::{self, BEHIND, EventRef, FailureState, Filter},
 };
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::{FromRow, MySql, MySqlConnection, QueryBuilder, Transaction};
-use std::ops::{Deref, DerefMut};
+use std::{
+    collections::HashSet,
+    ops::{Deref, DerefMut},
+};
 
 /// Heads that one call changes at most.
 pub const MAX_CHANGED: u64 = 10_000;
@@ -115,12 +118,6 @@ pub(super) struct Head {
     pub(super) behind: u64,
 }
 
-const HEAD: &str = "SELECT f.id, f.event_id, f.aggregate_type, f.aggregate_id, f.aggregate_version, f.event_type, f.state, \
-     f.attempts, f.cause, \
-     (SELECT CAST(COUNT(*) AS UNSIGNED) FROM outbox_failures b WHERE b.relay_group = f.relay_group AND b.aggregate_type = f.aggregate_type \
-      AND b.aggregate_id = f.aggregate_id AND b.id > f.id) AS behind \
-     FROM outbox_failures f";
-
 /// What a change is about to touch.
 pub(super) struct Plan {
     pub(super) heads: Vec<Head>,
@@ -167,16 +164,15 @@ impl Operator {
         let mut heads = self.heads(&mut connection, filter, None, MAX_CHANGED + 1).await.map_err(&failed)?;
         let more = heads.len() as u64 > MAX_CHANGED;
         heads.truncate(usize::try_from(MAX_CHANGED).unwrap_or(usize::MAX));
+        let planned: HashSet<EventRef> = heads
+            .iter()
+            .flat_map(|head| [Ok(EventRef::Id(head.id)), head.event_id.parse().map(EventRef::EventId)])
+            .flatten()
+            .collect();
         let mut skipped = Vec::new();
-        for event in &filter.events {
-            let is_planned = heads.iter().any(|head| match event {
-                EventRef::Id(id) => head.id == *id,
-                EventRef::EventId(event_id) => head.event_id == event_id.to_string(),
-            });
-            if !is_planned {
-                let because = self.why_skipped(&mut connection, *event).await.map_err(&failed)?;
-                skipped.push(Skipped { event: event.to_string(), because });
-            }
+        for event in filter.events.iter().filter(|event| !planned.contains(event)) {
+            let because = self.why_skipped(&mut connection, *event).await.map_err(&failed)?;
+            skipped.push(Skipped { event: event.to_string(), because });
         }
         Ok(Plan { heads, skipped, more })
     }
@@ -189,7 +185,11 @@ impl Operator {
         of: Option<&[Head]>,
         limit: u64,
     ) -> Result<Vec<Head>, sqlx::Error> {
-        let mut query = QueryBuilder::new(HEAD);
+        let mut query = QueryBuilder::new(
+            "SELECT f.id, f.event_id, f.aggregate_type, f.aggregate_id, f.aggregate_version, f.event_type, f.state,
+                 f.attempts, f.cause, ",
+        );
+        query.push(BEHIND).push(" AS behind FROM outbox_failures f");
         filter.push(&mut query, &self.group);
         query.push(" AND f.state IN ('retry', 'dead')");
         if let Some(heads) = of {
@@ -205,7 +205,7 @@ impl Operator {
         event: EventRef,
     ) -> Result<SkippedBecause, sqlx::Error> {
         let named = Filter { events: vec![event], ..Filter::default() };
-        let mut query = QueryBuilder::new(super::failures::FAILURE);
+        let mut query = failures::select_failures();
         named.push(&mut query, &self.group);
         let found: Option<super::Failure> = query.build_query_as().fetch_optional(connection).await?;
         Ok(match found {

@@ -176,7 +176,7 @@ impl Operator {
         head: &Head,
     ) -> Result<Vec<u64>, sqlx::Error> {
         sqlx::query_scalar(
-            "SELECT id FROM outbox_failures
+            "SELECT id FROM outbox_failures FORCE INDEX (outbox_failures_aggregate)
              WHERE relay_group = ? AND aggregate_type = ? AND aggregate_id = ? AND id > ? ORDER BY id DESC LIMIT ?",
         )
         .bind(&self.group)
@@ -205,14 +205,21 @@ impl Operator {
     /// Whatever waited behind these heads, which are gone: its first is the new head, and due at once.
     async fn promote(&self, connection: &mut MySqlConnection, gone: &[Head]) -> Result<(), sqlx::Error> {
         for head in gone.iter().filter(|head| head.behind > 0) {
-            sqlx::query(
-                "UPDATE outbox_failures SET state = 'retry', next_attempt_at = UTC_TIMESTAMP(6)
-                 WHERE relay_group = ? AND aggregate_type = ? AND aggregate_id = ? AND state = 'waiting'
-                 ORDER BY id LIMIT 1",
+            let first: Option<u64> = sqlx::query_scalar(
+                "SELECT id FROM outbox_failures FORCE INDEX (outbox_failures_aggregate)
+                 WHERE relay_group = ? AND aggregate_type = ? AND aggregate_id = ? ORDER BY id LIMIT 1",
             )
             .bind(&self.group)
             .bind(&head.aggregate_type)
             .bind(&head.aggregate_id)
+            .fetch_optional(&mut *connection)
+            .await?;
+            sqlx::query(
+                "UPDATE outbox_failures SET state = 'retry', next_attempt_at = UTC_TIMESTAMP(6)
+                 WHERE relay_group = ? AND id = ? AND state = 'waiting'",
+            )
+            .bind(&self.group)
+            .bind(first)
             .execute(&mut *connection)
             .await?;
         }

@@ -202,8 +202,8 @@ impl Operator {
         let row = sqlx::query(AssertSqlSafe(sql)).bind(&self.group).bind(id);
         let Some(row) = row.fetch_optional(&mut *connection).await? else { return Ok(None) };
         let (event, standing) = (Event::from_row(&row)?, Standing::from_row(&row)?);
-        let of_aggregate =
-            "FROM outbox_failures WHERE relay_group = ? AND aggregate_type = ? AND aggregate_id = ?";
+        let of_aggregate = "FROM outbox_failures FORCE INDEX (outbox_failures_aggregate)
+            WHERE relay_group = ? AND aggregate_type = ? AND aggregate_id = ?";
         let columns = "id, event_id, aggregate_version, event_type, state";
         let neighbours = |side: &str| {
             AssertSqlSafe(format!(

@@ -76,7 +76,9 @@ pub(super) async fn prune(args: PruneArgs, pool: &MySqlPool) -> anyhow::Result<F
     }
     if !args.yes {
         let prunable = operator.prunable(args.keep).await.map_err(explained)?;
-        confirm(false, &format!("delete {} that were delivered", text::events(prunable.rows)))?;
+        if prunable.rows > 0 {
+            confirm(false, &format!("delete {} that were delivered", text::events(prunable.rows)))?;
+        }
     }
     let terminal = std::io::stderr().is_terminal();
     let progress = |pruned: &Pruned| {

@@ -89,7 +89,7 @@ fn fate(shown: &Shown) -> String {
 fn describe_parked(parked: &Parked) -> String {
     let standing = &parked.standing;
     let mut text = format!(
-        "\n{} since {}, {} attempts, {}",
+        "\n{} since {}, attempts: {}, {}",
         standing.state.as_str(),
         text::moment(standing.parked_at),
         standing.attempts,

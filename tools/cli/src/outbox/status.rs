@@ -75,7 +75,13 @@ fn describe(group: &Group) -> String {
     let oldest = status
         .oldest_age_ms
         .map_or_else(String::new, |age| format!(", the oldest {} old", text::milliseconds(age)));
-    row("backlog", format!("about {}{oldest}", text::events(status.backlog)));
+    row(
+        "backlog",
+        match status.backlog {
+            0 => "none".to_owned(),
+            backlog => format!("about {}{oldest}", text::events(backlog)),
+        },
+    );
     row("gaps", gaps(status));
     row("lease", lease(status));
     row(
@@ -86,7 +92,7 @@ fn describe(group: &Group) -> String {
         },
     );
     row("parked", parked(status));
-    row("kept", format!("about {} delivered", text::events(status.kept)));
+    row("kept", format!("about {} that are delivered", text::events(status.kept)));
     row(
         "checkpoint",
         match &status.checkpoint {
