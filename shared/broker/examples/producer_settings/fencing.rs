@@ -29,6 +29,8 @@ use uuid::Uuid;
 /// Transactions of one record each that are timed one after the other.
 const LONE_TRANSACTIONS: usize = 1_000;
 const WARM_UP: usize = 20_000;
+/// Records on their way at once.
+const AT_ONCE: usize = 8 * CALL;
 
 pub(crate) async fn measure(args: &Args) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
@@ -131,13 +133,14 @@ impl Sender {
         Ok(Self { producer, topic: topic.to_owned(), transactional })
     }
 
-    /// In one transaction; where there are none, without waiting for what was sent.
+    /// In one transaction; where there are none, beside what was sent before.
     fn send(&self, events: &[OutboxEvent]) -> anyhow::Result<()> {
         if self.transactional {
             self.producer.begin_transaction()?;
         }
+        self.wait_for(AT_ONCE - CALL)?;
         for event in events {
-            let mut record = BaseRecord::to(&self.topic).key(&event.aggregate_id).payload(&event.payload);
+            let record = BaseRecord::to(&self.topic).key(&event.aggregate_id).payload(&event.payload);
             let mut headers = rdkafka::message::OwnedHeaders::new();
             for (key, value) in [
                 ("ce_id", &event.event_id),
@@ -147,15 +150,7 @@ impl Sender {
             ] {
                 headers = headers.insert(rdkafka::message::Header { key, value: Some(value) });
             }
-            record = record.headers(headers);
-            while let Err((error, again)) = self.producer.send(record) {
-                ensure!(
-                    error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull),
-                    "a record was refused: {error}"
-                );
-                record = again;
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            self.producer.send(record.headers(headers)).map_err(|(error, _)| error)?;
         }
         if self.transactional {
             self.settle()?;
@@ -166,8 +161,13 @@ impl Sender {
 
     /// Waits for what was sent. The client's own `flush` looks each 100 ms only, and a commit begins with one.
     fn settle(&self) -> anyhow::Result<()> {
+        self.wait_for(0)
+    }
+
+    /// Until so few records are on their way.
+    fn wait_for(&self, records: usize) -> anyhow::Result<()> {
         let until = Instant::now() + TIMEOUT;
-        while self.producer.in_flight_count() > 0 {
+        while usize::try_from(self.producer.in_flight_count())? > records {
             ensure!(Instant::now() < until, "the records are not confirmed");
             std::thread::sleep(Duration::from_micros(100));
         }

@@ -48,6 +48,7 @@ enum Subject {
     Compression,
     Linger,
     Batch,
+    InFlight,
     Fencing,
 }
 
@@ -75,6 +76,9 @@ async fn main() -> anyhow::Result<()> {
         }
         if wanted(Subject::Batch) {
             lines.extend(settings::batch(&args).await.context("measuring batches")?);
+        }
+        if wanted(Subject::InFlight) {
+            lines.extend(settings::in_flight(&args).await.context("measuring what is in flight")?);
         }
         if wanted(Subject::Fencing) {
             lines.extend(fencing::measure(&args).await.context("measuring transactions")?);

@@ -15,8 +15,8 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// Calls under way while the relay drains: about 16 MiB of such events.
-const CALLS_AT_ONCE: usize = 24;
+/// Calls under way while the relay drains, unless that is what is measured.
+const CALLS_AT_ONCE: usize = 8;
 /// Records that are sent before anything is measured: connections, metadata, the broker's just-in-time compiler.
 const WARM_UP: usize = 20_000;
 
@@ -46,11 +46,30 @@ pub(crate) async fn batch(args: &Args) -> anyhow::Result<Vec<Line>> {
     Ok(lines)
 }
 
+pub(crate) async fn in_flight(args: &Args) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for calls in [1, 2, 4, 8, 16, 24] {
+        let name = format!("{calls} calls of {CALL}");
+        lines.extend(measure_with(args, "in flight", name, &[], calls).await?);
+    }
+    Ok(lines)
+}
+
 async fn measure(
     args: &Args,
     subject: &'static str,
     name: String,
     setting: &[(&str, &str)],
+) -> anyhow::Result<Option<Line>> {
+    measure_with(args, subject, name, setting, CALLS_AT_ONCE).await
+}
+
+async fn measure_with(
+    args: &Args,
+    subject: &'static str,
+    name: String,
+    setting: &[(&str, &str)],
+    calls_at_once: usize,
 ) -> anyhow::Result<Option<Line>> {
     let producer = match Producer::connect_with(&args.brokers, TIMEOUT, setting) {
         Ok(producer) => producer,
@@ -65,11 +84,11 @@ async fn measure(
         let events: Vec<_> = (0..count as u64).map(|id| event(&aggregate_type, id)).collect();
         events.chunks(CALL).map(<[_]>::to_vec).collect()
     };
-    drain(&publisher, events(WARM_UP)).await?;
+    drain(&publisher, events(WARM_UP), calls_at_once).await?;
 
     let calls = events(args.records);
     let (started, cpu) = (Instant::now(), Cpu::start(args)?);
-    drain(&publisher, calls).await?;
+    drain(&publisher, calls, calls_at_once).await?;
     let mut figures =
         BTreeMap::from([("drain: records/s", args.records as f64 / started.elapsed().as_secs_f64())]);
     figures.extend(cpu.a_record(["drain: CPU us/record", "drain: broker's"], args.records)?);
@@ -83,10 +102,14 @@ async fn measure(
 }
 
 /// As the relay does it with a backlog: the next call starts when one of those under way is done.
-async fn drain(publisher: &Arc<OutboxPublisher>, calls: Vec<Vec<OutboxEvent>>) -> anyhow::Result<()> {
+async fn drain(
+    publisher: &Arc<OutboxPublisher>,
+    calls: Vec<Vec<OutboxEvent>>,
+    at_once: usize,
+) -> anyhow::Result<()> {
     let mut under_way = JoinSet::new();
     for events in calls {
-        if under_way.len() == CALLS_AT_ONCE
+        if under_way.len() == at_once
             && let Some(sent) = under_way.join_next().await
         {
             ensure!(sent?, "an event was not confirmed");
