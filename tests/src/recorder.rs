@@ -130,6 +130,7 @@ impl Drop for OnTheirWay<'_> {
 
 impl Publisher for Recorder {
     async fn publish(&self, events: &[OutboxEvent]) -> Vec<Result<(), PublishError>> {
+        assert!(!events.is_empty(), "a call with nothing in it");
         let inner = &*self.0;
         let _on_their_way = OnTheirWay::new(&inner.on_their_way, events);
         inner.offered.send_modify(|offered| {

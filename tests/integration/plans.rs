@@ -1,0 +1,210 @@
+//! What the relay's statements cost the server: by its plans, by its own counters, by its log.
+
+use outflow_outbox::{FailureKind, RelaySettings};
+use outflow_tests::{OwnServer, Recorder, TestShop, counters, in_a_minute, long, write_event};
+use sqlx::{AssertSqlSafe, Executor, MySqlConnection, Row};
+use std::time::Duration;
+
+/// In the shop's database, with the right to set counters back.
+async fn session(shop: &TestShop) -> MySqlConnection {
+    let mut session = shop.admin().await;
+    let use_shop = format!("USE {}", shop.database_url.rsplit('/').next().unwrap());
+    session.execute(sqlx::raw_sql(AssertSqlSafe(use_shop))).await.unwrap();
+    session
+}
+
+/// Rows read by one statement, however MySQL reached them.
+async fn reads(connection: &mut MySqlConnection, sql: &str) -> i64 {
+    connection.execute("FLUSH STATUS").await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_all(&mut *connection).await.unwrap();
+    counters(connection, false, "Handler_read%").await.values().sum()
+}
+
+/// How each table is reached: name, access, key, notes.
+async fn plan(connection: &mut MySqlConnection, sql: &str) -> Vec<(String, String, String, String)> {
+    let explain = AssertSqlSafe(format!("EXPLAIN FORMAT=TRADITIONAL {sql}"));
+    let rows = sqlx::raw_sql(explain).fetch_all(connection).await.unwrap();
+    let text =
+        |row: &sqlx::mysql::MySqlRow, name: &str| row.get::<Option<String>, _>(name).unwrap_or_default();
+    rows.iter()
+        .map(|row| (text(row, "table"), text(row, "type"), text(row, "key"), text(row, "Extra")))
+        .collect()
+}
+
+async fn write_bulk(shop: &TestShop, rows: u32) {
+    shop.run(format!(
+        "INSERT INTO outbox (id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers)
+         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows})
+         SELECT /*+ SET_VAR(cte_max_recursion_depth = 10000000) */
+             n, UUID(), n, 'Order', 'Changed', 1, '{{}}', '{{}}' FROM n"
+    ))
+    .await;
+}
+
+/// A log with so many rows, all delivered, and every second id missing among its first 20,000.
+async fn delivered_log(shop: &TestShop) -> u32 {
+    let rows = if long() { 1_000_000 } else { 40_000 };
+    write_bulk(shop, rows).await;
+    shop.run("DELETE FROM outbox WHERE id < 20000 AND id % 2 = 1; ANALYZE TABLE outbox").await;
+    shop.run("INSERT INTO outbox_position (relay_group, server_uuid) VALUES ('default', @@server_uuid)")
+        .await;
+    rows
+}
+
+#[tokio::test]
+async fn a_page_costs_its_rows_and_one_look_into_each_open_gap_whatever_else_the_log_holds() {
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    let mut admin = shop.admin().await;
+    let rows = delivered_log(shop).await;
+    server.log_statements(&mut admin).await;
+    let recorder = Recorder::default();
+    let relay = shop.relay_to(&recorder, RelaySettings { keep_delivered: None, ..RelaySettings::default() });
+    let mut session = session(shop).await;
+
+    // Open gaps, rows behind the position, rows in the page.
+    for (gaps, backlog, page) in
+        [(0, 10, 10), (3, 10, 10), (200, 10, 10), (10_000, 10, 10), (3, 15_000, 1_000)]
+    {
+        let position = rows - backlog;
+        shop.run(format!(
+            "DELETE FROM outbox_gaps; DELETE FROM outbox_checkpoints;
+             UPDATE outbox_position SET position = {position};
+             INSERT INTO outbox_gaps SELECT 'default', id - 1, id - 1, UTC_TIMESTAMP(6) FROM outbox
+             WHERE id <= 20000 AND id % 2 = 0 ORDER BY id LIMIT {gaps}"
+        ))
+        .await;
+        relay.drain(in_a_minute()).await.unwrap();
+        // As the relay's own connections are set.
+        let memory = server.logged(&mut admin, "SET SESSION range_optimizer_max_mem_size%").await;
+        session.execute(sqlx::raw_sql(AssertSqlSafe(memory))).await.unwrap();
+        let sql = server
+            .logged(&mut admin, &format!("SELECT id, event_id%FROM outbox WHERE id > {position} %"))
+            .await;
+
+        let plan = plan(&mut session, &sql).await;
+        let reads = reads(&mut session, &sql).await;
+
+        assert!(sql.matches(" OR id BETWEEN ").count() >= gaps);
+        let [(table, access, key, notes)] = &plan[..] else { panic!("one table: {plan:?}") };
+        assert_eq!((table.as_str(), access.as_str(), key.as_str()), ("outbox", "range", "PRIMARY"));
+        assert!(!notes.contains("filesort"), "{notes}");
+        let most = (gaps + page) as i64 + 5;
+        assert!(reads <= most, "{reads} reads for {gaps} gaps, a backlog of {backlog} and {page} rows");
+    }
+    assert_eq!(recorder.published().len(), 4 * 10 + 15_000);
+}
+
+#[tokio::test]
+async fn to_tell_how_a_group_stands_costs_the_same_however_much_is_delivered_waits_or_is_open() {
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    let mut admin = shop.admin().await;
+    let rows = delivered_log(shop).await;
+    server.log_statements(&mut admin).await;
+    let (relay, recorder) = shop.recording_relay();
+    shop.run(format!("UPDATE outbox_position SET position = {rows}")).await;
+    relay.drain(in_a_minute()).await.unwrap();
+    let standing = server.logged(&mut admin, "SELECT UTC_TIMESTAMP(6) AS now, p.position%").await;
+    let mut session = session(shop).await;
+    let idle = reads(&mut session, &standing).await;
+    shop.run(
+        "UPDATE outbox_position SET position = 20000;
+         INSERT INTO outbox_gaps SELECT 'default', id - 1, id - 1, UTC_TIMESTAMP(6) FROM outbox
+         WHERE id <= 20000 AND id % 2 = 0",
+    )
+    .await;
+    let behind = reads(&mut session, &standing).await;
+    let parked = |state: &str, first: u32, last: u32| {
+        format!(
+            "INSERT INTO outbox_failures (relay_group, id, event_id, aggregate_id, aggregate_type, event_type,
+                 aggregate_version, payload, headers, created_at, state, next_attempt_at, parked_at, history)
+             SELECT 'default', id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload,
+                 headers, created_at, '{state}', UTC_TIMESTAMP(6), UTC_TIMESTAMP(6), '[]'
+             FROM outbox WHERE id BETWEEN {first} AND {last}"
+        )
+    };
+    shop.run(parked("waiting", 20_001, 25_000)).await;
+    let waiting = reads(&mut session, &standing).await;
+    shop.run(parked("dead", 25_001, 26_000)).await;
+    let dead = reads(&mut session, &standing).await;
+    shop.run(parked("retry", 26_001, 26_500)).await;
+    relay.drain(in_a_minute()).await.unwrap();
+    let due = server.logged(&mut admin, "SELECT id, event_id%FROM outbox_failures WHERE relay_group%").await;
+    shop.run("UPDATE outbox_failures SET state = 'retry', next_attempt_at = UTC_TIMESTAMP(6) WHERE state = 'waiting'")
+        .await;
+    let (due_plan, due_reads) = (plan(&mut session, &due).await, reads(&mut session, &due).await);
+
+    assert!(idle <= 12 && behind <= idle + 6, "{idle} reads, then {behind}");
+    assert!(waiting <= behind + 1, "{behind} reads, and {waiting} with events that wait");
+    // Heads are counted, each one entry of an index.
+    assert!(dead <= waiting + 1_001, "{waiting} reads, and {dead} with 1,000 dead letters");
+    let [(_, access, key, notes)] = &due_plan[..] else { panic!("one table: {due_plan:?}") };
+    assert_eq!((access.as_str(), key.as_str()), ("range", "outbox_failures_due"), "{notes}");
+    assert!(!notes.contains("filesort"), "{notes}");
+    assert!(due_reads <= 101, "{due_reads} reads for 100 of 5,000 that are due");
+    assert!(recorder.published().len() >= 500);
+}
+
+#[tokio::test]
+async fn a_tick_on_an_idle_outbox_asks_at_most_twice_also_with_dead_letters_and_while_paused() {
+    const TICKS: i64 = 10;
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    let mut admin = shop.admin().await;
+    let (relay, recorder) = shop.recording_relay();
+    recorder.refuse_as(FailureKind::Record { permanent: true }, &["dead"]);
+    shop.commit("a", 1).await;
+    relay.drain(in_a_minute()).await.unwrap();
+    // The first tick looks at the server as well, and for rows to prune.
+    relay.drain(in_a_minute()).await.unwrap();
+
+    for state in ["idle", "dead letters", "paused with a backlog"] {
+        match state {
+            "dead letters" => {
+                shop.commit("dead", 1).await;
+                shop.commit("dead", 2).await;
+                relay.drain(in_a_minute()).await.unwrap();
+            }
+            "paused with a backlog" => {
+                shop.run("UPDATE outbox_position SET paused_at = UTC_TIMESTAMP(6)").await;
+                shop.commit("a", 2).await;
+            }
+            _ => {}
+        }
+        let before = counters(&mut admin, true, "Questions").await["Questions"];
+        for _ in 0..TICKS {
+            let report = relay.drain(in_a_minute()).await.unwrap();
+            assert_eq!((report.published, report.paused), (0, state.starts_with("paused")));
+        }
+        // The second look is a question, too.
+        let asked = counters(&mut admin, true, "Questions").await["Questions"] - before - 1;
+        assert!(asked <= 2 * TICKS, "{state}: {asked} queries in {TICKS} ticks");
+    }
+    assert_eq!(recorder.versions_of("a"), [1]);
+    assert_eq!(shop.number("SELECT COUNT(*) FROM outbox_failures").await, 2);
+}
+
+/// Beside one open transaction, a tick has a gap to ask for: more than an idle one, and still little.
+#[tokio::test]
+async fn a_tick_with_an_open_gap_asks_little() {
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    let mut admin = shop.admin().await;
+    let recorder = Recorder::default();
+    let settings = RelaySettings { gap_grace: Duration::from_secs(600), ..RelaySettings::default() };
+    let relay = shop.relay_to(&recorder, settings);
+    let mut slow = shop.begin().await;
+    write_event(&mut slow, "slow", 1).await;
+    shop.commit("a", 1).await;
+    relay.drain(in_a_minute()).await.unwrap();
+    relay.drain(in_a_minute()).await.unwrap();
+
+    let before = counters(&mut admin, true, "Questions").await["Questions"];
+    relay.drain(in_a_minute()).await.unwrap();
+    let asked = counters(&mut admin, true, "Questions").await["Questions"] - before - 1;
+
+    assert!(asked <= 25, "{asked} queries");
+    slow.commit().await.unwrap();
+    assert_eq!(relay.drain(in_a_minute()).await.unwrap().published, 1);
+}
