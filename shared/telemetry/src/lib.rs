@@ -1,9 +1,11 @@
-//! What every edge of the system shares: log set-up, configuration loading, and what to do about an error.
+//! What every edge of the system shares: log set-up, the export of metrics, configuration loading, and what to do about
+//! an error.
 //!
 //! Must not: know any component's configuration or metrics beyond their shape.
 
 pub mod config;
 mod error;
+pub mod metrics;
 
 pub use error::{ErrorKind, chain};
 
