@@ -11,7 +11,7 @@
 
 use crate::{error::RelayError, gaps::Gap};
 use sqlx::{AssertSqlSafe, Connection, MySqlConnection};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use time::PrimitiveDateTime;
 use uuid::Uuid;
 
@@ -20,8 +20,8 @@ const LOCK_NOT_AVAILABLE: u16 = 3572;
 /// MySQL's answer to a look at open transactions while one of them runs a statement with a character beyond UTF-8's
 /// three bytes, such as an emoji: the whole list cannot be read then.
 pub(crate) const CANNOT_CONVERT: u16 = 3854;
-/// Gaps probed in one go; the others wait for the next.
-const PROBES: usize = 2_000;
+/// Time for the probes of one go; gaps that are left wait for the next.
+const PROBE_TIME: Duration = Duration::from_secs(1);
 
 /// Those of the gaps that are dead.
 pub(crate) async fn dead_gaps(
@@ -41,7 +41,8 @@ pub(crate) async fn dead_gaps(
     };
     let free = |gap: &Gap| oldest_open.is_none_or(|started| started > gap.first_seen_at + grace / 2);
     let mut dead = Vec::new();
-    for gap in ripe.into_iter().filter(free).take(PROBES) {
+    let enough_at = Instant::now() + PROBE_TIME;
+    for gap in ripe.into_iter().filter(free).take_while(|_| Instant::now() < enough_at) {
         if is_empty(connection, gap).await.map_err(failed)? {
             dead.push(gap);
         }
