@@ -227,18 +227,14 @@ pub(crate) async fn due(
     Ok(due)
 }
 
-/// Aggregates that have something parked, at most one more than `limit`.
+/// Aggregates that have something parked, all of them: the next event of one that is left out would overtake.
 pub(crate) async fn aggregates(
     connection: &mut MySqlConnection,
     group: &str,
-    limit: usize,
 ) -> Result<Vec<(String, String)>, RelayError> {
-    sqlx::query_as(
-        "SELECT DISTINCT aggregate_type, aggregate_id FROM outbox_failures WHERE relay_group = ? LIMIT ?",
-    )
-    .bind(group)
-    .bind(limit as u64 + 1)
-    .fetch_all(connection)
-    .await
-    .map_err(|source| RelayError::Parked { group: group.to_owned(), source })
+    sqlx::query_as("SELECT DISTINCT aggregate_type, aggregate_id FROM outbox_failures WHERE relay_group = ?")
+        .bind(group)
+        .fetch_all(connection)
+        .await
+        .map_err(|source| RelayError::Parked { group: group.to_owned(), source })
 }

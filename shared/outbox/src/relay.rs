@@ -289,7 +289,7 @@ impl<P: Publisher> Relay<P> {
         let gaps = if standing.has_gaps { log::load_gaps(connection, group).await? } else { Vec::new() };
         let mut flow = Flow::new(position, gaps, IdStep::new(standing.id_increment, standing.id_offset));
         if standing.has_parked {
-            flow.park_all(failures::aggregates(connection, group, settings.retry.max_parked).await?);
+            flow.park_all(failures::aggregates(connection, group).await?);
         }
         Ok(flow)
     }
