@@ -462,7 +462,7 @@ impl<'a, P: Publisher> Session<'a, P> {
                 }
             }
             let (events, attempts): (Vec<OutboxEvent>, Vec<u32>) = rows.into_iter().unzip();
-            let mut results = publisher.publish(&events).await;
+            let mut results = if events.is_empty() { Vec::new() } else { publisher.publish(&events).await };
             let mut due: Vec<(OutboxEvent, u32)> = events.into_iter().zip(attempts).collect();
             for (row, fault) in faults {
                 due.push(row);
