@@ -132,15 +132,7 @@ async fn an_insert_that_waits_for_a_lock_with_its_id_in_hand_is_waited_for() {
     let mut waiter = shop.connect().await;
     waiter.execute("SET SESSION innodb_lock_wait_timeout = 50").await.unwrap();
     let waiting = tokio::spawn(async move { write_without_lock(&mut waiter, &[second]).await });
-    let waits = "SELECT COUNT(*) FROM information_schema.innodb_trx t
-                 JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
-                 WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
-    until("the second insert waits", async || {
-        // MySQL renews this list only when nobody has read it for a moment.
-        tokio::time::sleep(Duration::from_millis(150)).await;
-        shop.number(waits).await == 1
-    })
-    .await;
+    shop.until_locked_out().await;
     shop.commit("last", 1).await;
     until_ripe(&shop, &relay).await;
 
@@ -268,7 +260,6 @@ async fn a_transaction_that_has_only_read_keeps_no_gap_open_and_one_that_has_wri
     report.execute("BEGIN; SELECT COUNT(*) FROM outbox_position").await.unwrap();
     shop.roll_back("rolled-back").await;
     shop.commit("kept", 1).await;
-    assert_eq!(relay.drain(in_a_minute()).await.unwrap().gaps, 1);
     until_closed(&relay).await;
 
     let mut writer = shop.connect().await;
@@ -347,6 +338,8 @@ async fn a_statement_with_an_emoji_only_delays_the_end_of_a_gap() {
         other.execute("SELECT '\u{1F600}', SLEEP(3), COUNT(*) FROM products FOR SHARE").await.map(drop)
     });
     until("the list cannot be read", async || {
+        // MySQL renews it only when nobody has read it for a moment.
+        tokio::time::sleep(Duration::from_millis(150)).await;
         shop.store.pool().execute("SELECT COUNT(*) FROM information_schema.innodb_trx").await.is_err()
     })
     .await;

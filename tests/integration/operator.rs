@@ -159,16 +159,3 @@ async fn commit_events(shop: &TestShop, aggregate: &str, versions: RangeInclusiv
 async fn ids(shop: &TestShop) -> Vec<u64> {
     sqlx::query_scalar("SELECT id FROM outbox ORDER BY id").fetch_all(shop.store.pool()).await.unwrap()
 }
-
-/// Waits until a transaction in this database waits for a lock.
-async fn until_waiting(shop: &TestShop) {
-    let deadline = in_a_minute();
-    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx t
-                   JOIN information_schema.processlist p ON p.id = t.trx_mysql_thread_id
-                   WHERE t.trx_state = 'LOCK WAIT' AND p.db = DATABASE()";
-    while shop.number(waiting).await == 0 {
-        assert!(std::time::Instant::now() < deadline, "nobody waits");
-        // MySQL renews what it tells of transactions only when nobody has asked for a moment.
-        tokio::time::sleep(Duration::from_millis(150)).await;
-    }
-}

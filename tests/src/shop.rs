@@ -166,6 +166,25 @@ impl TestShop {
     pub async fn number(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.expect("the test's query answers a number")
     }
+
+    /// Waits until a statement in this database waits for the lock of another one.
+    ///
+    /// Not by `innodb_trx`: MySQL renews that list only when nobody on the server has read it for a moment, and relays do.
+    ///
+    /// # Panics
+    /// Where none does within a minute.
+    pub async fn until_locked_out(&self) {
+        let mut admin = self.admin().await;
+        let (_, database) = self.database_url.rsplit_once('/').expect("a database in the address");
+        let waiting =
+            "SELECT COUNT(*) FROM performance_schema.data_lock_waits w JOIN performance_schema.data_locks l
+                       ON l.engine_lock_id = w.requesting_engine_lock_id WHERE l.object_schema = ?";
+        crate::until("somebody waits for a lock", async || {
+            let waiting = sqlx::query_scalar::<_, i64>(waiting).bind(database).fetch_one(&mut admin).await;
+            waiting.expect("an administrator may look at locks") > 0
+        })
+        .await;
+    }
 }
 
 /// Writes an event of this aggregate and version, whatever the others are.

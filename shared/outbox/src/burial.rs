@@ -19,7 +19,7 @@ use uuid::Uuid;
 const LOCK_NOT_AVAILABLE: u16 = 3572;
 /// MySQL's answer to a look at open transactions while one of them runs a statement with a character beyond UTF-8's
 /// three bytes, such as an emoji: the whole list cannot be read then.
-pub(crate) const CANNOT_CONVERT: u16 = 3854;
+const CANNOT_CONVERT: u16 = 3854;
 /// Time for the probes of one go; gaps that are left wait for the next.
 const PROBE_TIME: Duration = Duration::from_secs(1);
 
@@ -63,9 +63,9 @@ async fn oldest_writing_transaction(
     connection: &mut MySqlConnection,
 ) -> Result<Option<Option<PrimitiveDateTime>>, sqlx::Error> {
     const TRIES: u32 = 3;
-    const COPY_AGE: Duration = Duration::from_millis(150);
     for _ in 0..TRIES {
-        tokio::time::sleep(COPY_AGE).await;
+        // Never the same twice: relays that look at one server in the same rhythm would keep it from renewing for all.
+        tokio::time::sleep(Duration::from_millis(rand::random_range(120..300))).await;
         let mark = Uuid::now_v7();
         let mut transaction = connection.begin().await?;
         // A transaction is told of once it has touched a table; it waits for no lock, whoever holds one.

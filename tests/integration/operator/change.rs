@@ -1,6 +1,6 @@
 //! Retrying and discarding: what they touch, what they leave alone, and what they leave behind.
 
-use super::{Parking, run, signature, state, until_waiting};
+use super::{Parking, run, signature, state};
 use outflow_outbox::operator::{
     AuditFilter, Discard, EventRef, FailureState, Filter, OperatorError, OrderBreak, Page, SkippedBecause,
 };
@@ -221,7 +221,7 @@ async fn a_change_waits_for_whoever_holds_the_group() {
     let operator = parking.operator.clone();
     let retrying =
         tokio::spawn(async move { operator.retry(&Filter::default(), true, &signature(), false).await });
-    until_waiting(&parking.shop).await;
+    parking.shop.until_locked_out().await;
     // Meanwhile it went through after all.
     sqlx::query("DELETE FROM outbox_failures WHERE id = 1").execute(&mut *relay).await.unwrap();
     relay.commit().await.unwrap();

@@ -80,7 +80,9 @@ async fn a_retry_makes_a_live_relay_deliver_what_was_dead_and_all_that_waited() 
 
     assert_eq!(retried.events.len(), 1);
     let (parking, report) = live.stop().await;
-    assert_eq!((report.retried, report.parked, report.dead_lettered), (3, 0, 1));
+    // The fourth waits as well where it comes before the third is written off.
+    assert!((3..=4).contains(&report.retried), "{report:?}");
+    assert_eq!((report.parked, report.dead_lettered), (0, 1));
     assert_eq!(parking.states().await, []);
 }
 

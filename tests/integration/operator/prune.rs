@@ -1,6 +1,6 @@
 //! Old rows go, in steps that wait for nobody and that nobody waits for.
 
-use super::{GROUP, commit_events, ids, run, until_waiting};
+use super::{GROUP, commit_events, ids, run};
 use outflow_outbox::operator::{PruneStep, prune_step};
 use outflow_outbox::{Relay, RelaySettings};
 use outflow_tests::{Recorder, TestShop, in_a_minute, long, write_event};
@@ -138,7 +138,7 @@ async fn while_a_step_is_open_writers_insert_and_gaps_commit_and_the_relay_moves
     sqlx::query(held).fetch_one(&mut *stopper).await.unwrap();
     let mut pruner = connect(&shop).await;
     let pruning = tokio::spawn(async move { prune_step(&mut pruner, GROUP, Duration::ZERO, 500).await });
-    until_waiting(&shop).await;
+    shop.until_locked_out().await;
 
     let mut writer = connect(&shop).await;
     writer.execute("SET SESSION innodb_lock_wait_timeout = 1").await.unwrap();
