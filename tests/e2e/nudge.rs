@@ -54,7 +54,7 @@ fn with_the_schedule_off_nudges_alone_deliver_every_order() {
 }
 
 #[test]
-fn many_quick_orders_are_all_delivered_by_few_nudges_and_fewer_relays() {
+fn many_quick_orders_are_all_delivered_by_few_nudges_and_few_relays() {
     on_the_pipe(async |shop| {
         shop.assert_conserved().await?;
         with_postman(shop, Schedule::Off, async |shop, postman| {
@@ -67,7 +67,8 @@ fn many_quick_orders_are_all_delivered_by_few_nudges_and_fewer_relays() {
             let nudges = postman.received();
             println!("{MANY} orders in {took:?}: {nudges} nudges, {relays} relays");
             ensure!(nudges * 3 <= MANY, "{nudges} nudges for {MANY} orders");
-            ensure!(usize::try_from(relays)? <= nudges, "{relays} relays for {nudges} nudges");
+            // A relay that was about to end when an order came takes its lease once more, without a nudge.
+            ensure!(usize::try_from(relays)? <= 2 * nudges, "{relays} relays for {nudges} nudges");
             Ok(())
         })
         .await?;

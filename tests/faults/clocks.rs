@@ -5,13 +5,17 @@ use outflow_stack::workspace_root;
 use outflow_tests::long;
 use std::{path::Path, time::Duration};
 
+/// Seconds: three hours, two days.
+const AHEAD: i64 = 3 * 3_600;
+const BEHIND: i64 = -2 * 86_400;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn relays_whose_clocks_are_ahead_and_behind_carry_all_in_order() {
     let field = Field::shared().await;
     let writers = Writers::start(&field, 4).await;
     for _ in 0..if long() { 10 } else { 1 } {
-        for clock in [Some("+3h"), Some("-2d"), None] {
-            let start = RelayStart { clock, ..RelayStart::default() };
+        for clock_shift_s in [Some(AHEAD), Some(BEHIND), None] {
+            let start = RelayStart { clock_shift_s, ..RelayStart::default() };
             let (one, another) = (field.relay_with(&start), field.relay());
             let token = field.token().await;
             field.until("the lease changes hands", async || field.token().await > token).await;
@@ -23,10 +27,10 @@ async fn relays_whose_clocks_are_ahead_and_behind_carry_all_in_order() {
     }
     writers.stop().await;
 
-    for clock in ["+3h", "-2d"] {
+    for shift in [AHEAD, BEHIND] {
         // By itself: what waits is carried by a relay whose clock is wrong.
         field.write_backlog(10, 5).await;
-        let relay = field.relay_with(&RelayStart { clock: Some(clock), ..RelayStart::default() });
+        let relay = field.relay_with(&RelayStart { clock_shift_s: Some(shift), ..RelayStart::default() });
         field.settle().await;
         field
             .until("rolled back ids are found dead", async || {

@@ -1,12 +1,13 @@
 //! A relay as a process of its own, and what can be done to it.
 
 use nix::sys::signal::Signal;
-use outflow_stack::{ProcessId, target_dir};
+use outflow_stack::{ProcessId, target_dir, workspace_root};
 use std::{
     ffi::OsString,
     fs::File,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::OnceLock,
     time::Duration,
 };
 use tokio::process::{Child, Command};
@@ -23,8 +24,8 @@ const END: Duration = Duration::from_secs(20);
 /// How a relay is started.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RelayStart {
-    /// Added to the wall clock that it is shown: "+2h", "-1d".
-    pub(crate) clock: Option<&'static str>,
+    /// Added to the time of day that it is shown, in seconds.
+    pub(crate) clock_shift_s: Option<i64>,
     /// Carries what waits, then ends.
     pub(crate) once: bool,
 }
@@ -48,15 +49,10 @@ impl RelayProcess {
     ) -> Self {
         let relay = target_dir().join("examples/relay");
         assert!(relay.is_file(), "{} is missing: run `cargo xtask test faults`", relay.display());
-        let mut command = match start.clock {
-            None => Command::new(relay),
-            Some(shift) => {
-                let mut command = Command::new("faketime");
-                // The monotonic clock goes on as it is: what is shifted is the time of day.
-                command.args(["--exclude-monotonic", "-f", shift]).arg(relay);
-                command
-            }
-        };
+        let mut command = Command::new(relay);
+        if let Some(shift) = start.clock_shift_s {
+            command.env("LD_PRELOAD", shifting_clock()).env("CLOCK_SHIFT_S", shift.to_string());
+        }
         let millis = |duration: Duration| OsString::from(duration.as_millis().to_string());
         command
             .arg("--lease-ms")
@@ -72,7 +68,7 @@ impl RelayProcess {
         let (out, log) = (logs.join(format!("{name}.out")), logs.join(format!("{name}.log")));
         let file = |path: &Path| Stdio::from(File::create(path).unwrap());
         command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&log)).kill_on_drop(true);
-        let child = command.spawn().expect("the relay can be run, and so can faketime");
+        let child = command.spawn().expect("the relay can be run");
         let id = ProcessId::of(child.id().unwrap()).unwrap().expect("it has only just begun");
         Self { child, id, log }
     }
@@ -110,4 +106,20 @@ impl RelayProcess {
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
+}
+
+/// A library that shows its process another time of day, compiled from `clock.c` once.
+fn shifting_clock() -> &'static Path {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
+        let library = target_dir().join("libshifting_clock.so");
+        let source = workspace_root().join("tests/faults/clock.c");
+        let mut compiler = std::process::Command::new("cc");
+        compiler
+            .args(["-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+            .args([&library, &source]);
+        let status = compiler.arg("-ldl").status().expect("cc is there, which Kafka's client needs as well");
+        assert!(status.success(), "clock.c does not compile: {status}");
+        library
+    })
 }

@@ -193,16 +193,13 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
             ),
             with_threads(cargo(&["test", "--package", "xtask", "--test", "*", "--no-fail-fast"]), "1"),
         ],
-        Suite::Faults => {
-            Stack::new(settings.clone()).installer().faketime(progress).await?;
-            vec![
-                cargo(&["build", "--quiet", "--package", "outflow-broker", "--example", "relay"]),
-                with_threads(
-                    cargo(&["test", "--package", "outflow-tests", "--test", "faults", "--no-fail-fast"]),
-                    TEST_THREADS,
-                ),
-            ]
-        }
+        Suite::Faults => vec![
+            cargo(&["build", "--quiet", "--package", "outflow-broker", "--example", "relay"]),
+            with_threads(
+                cargo(&["test", "--package", "outflow-tests", "--test", "faults", "--no-fail-fast"]),
+                TEST_THREADS,
+            ),
+        ],
         Suite::E2e => {
             System::build(&settings.state, progress).await?;
             Outflow::build(Vec::new(), progress).await?;

@@ -19,7 +19,6 @@ pub(super) const JAVA: Command = Command { name: "java", package: "default-jre-h
 pub(super) const MAVEN: Command = Command { name: "mvn", package: "maven" };
 pub(super) const NPM: Command = Command { name: "npm", package: "npm" };
 pub(super) const PYTHON: Command = Command { name: "python3", package: "python3-venv" };
-pub(super) const FAKETIME: Command = Command { name: "faketime", package: "faketime" };
 pub(super) const MMDEBSTRAP: Command = Command { name: "mmdebstrap", package: "mmdebstrap" };
 
 /// What apt has done so far in this process.

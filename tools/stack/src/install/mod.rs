@@ -64,11 +64,6 @@ impl Installer {
         wasm
     }
 
-    /// Makes sure that `faketime` is there, with which a process is shown another time of day.
-    pub async fn faketime(&self, progress: &(dyn Progress + Sync)) -> anyhow::Result<()> {
-        self.need(&[apt::FAKETIME], progress).await
-    }
-
     /// The folder `name`, made by `make` if it isn't there yet by this `recipe`.
     ///
     /// `make` gets an empty folder and the log for its commands. The folder is put in place when it is done.
