@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// The function's configuration, from the environment.
 #[derive(Debug, Deserialize)]
-struct Config {
+pub(crate) struct Config {
     /// `OUTFLOW_DATABASE_URL`: `mysql://user:password@host:port/name`.
     database_url: SecretString,
     /// `OUTFLOW_KAFKA_BROKERS`: `host:port`, comma separated.
@@ -34,7 +34,11 @@ impl Context {
     /// Reads the environment and refuses settings that would be silently wrong. Waits for no service, and for the
     /// metrics' receiver as long as a flush may take.
     pub(crate) async fn from_env() -> anyhow::Result<Self> {
-        let config: Config = outflow_telemetry::config::from_env()?;
+        Self::new(outflow_telemetry::config::from_env()?).await
+    }
+
+    /// As [`Self::from_env`], from a configuration that was read already.
+    pub(crate) async fn new(config: Config) -> anyhow::Result<Self> {
         // Before the relay is made: its instruments report to what is installed by then.
         let metrics = Exporter::install(env!("CARGO_PKG_NAME"), config.otlp_endpoint.as_deref())
             .context("OUTFLOW_OTLP_ENDPOINT")?;

@@ -83,3 +83,6 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
 fn time_left(deadline: SystemTime) -> Duration {
     deadline.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(3_600))
 }
+
+#[cfg(test)]
+mod tests;
