@@ -5,6 +5,7 @@
 
 mod analytics;
 mod awake;
+mod dashboard;
 mod gaps;
 mod grafana;
 mod layering;

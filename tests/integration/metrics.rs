@@ -83,7 +83,7 @@ async fn every_metric_tells_what_happened_under_its_name_with_its_group() {
     let relay = shop.relay_to(&recorder, settings);
 
     let new = meter.read();
-    for counter in [PUBLISHED, TAKEOVERS, ORDER_VIOLATIONS, SET_BACK] {
+    for counter in [PUBLISHED, RETRIED, TAKEOVERS, ORDER_VIOLATIONS, SET_BACK] {
         assert_eq!(new.get(counter), Some(&0.0), "{counter} is there before anything happens: {new:?}");
     }
     assert_eq!(relay.drain(in_a_minute()).await.unwrap().published, 0);

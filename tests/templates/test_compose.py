@@ -287,6 +287,41 @@ def test_promtool_accepts_the_configuration():
     assert done.returncode == 0, done.stderr
 
 
+RULES = sorted((ROOT / "prometheus/rules").glob("*.yml"))
+
+
+def test_prometheus_takes_what_functions_send_and_reads_the_rules():
+    prometheus = SERVICES["prometheus"]
+    assert "--web.enable-otlp-receiver" in prometheus["command"]
+    assert "./prometheus/rules:/etc/prometheus/rules:ro" in prometheus["volumes"]
+    config = yaml.safe_load((ROOT / "prometheus/prometheus.yml").read_text())
+    # Beside the configuration, in the container as here.
+    assert config["rule_files"] == ["rules/*.yml"]
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
+def test_each_alert_says_what_to_do_and_is_tested(path):
+    rules = [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+    tests = yaml.safe_load((ROOT / "prometheus/tests" / path.name).read_text())["tests"]
+    tested = json.dumps(tests)
+    names = [rule["alert"] for rule in rules]
+    assert names and len(set(names)) == len(names)
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
+        assert rule["annotations"]["summary"]
+        assert "`cargo outflow " in rule["annotations"]["action"], f"{rule['alert']} names no command"
+        assert rule["alert"] in tested, f"{rule['alert']} has no test"
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
+def test_promtool_accepts_the_rules(path):
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool on this machine")
+    tests = ROOT / "prometheus/tests" / path.name
+    done = subprocess.run(["promtool", "test", "rules", str(tests)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # Kafka Connect
 
 SINK = json.loads((ROOT / "kafka-connect/clickhouse-sink.json").read_text())
@@ -417,6 +452,8 @@ def test_dashboard_is_whole(path):
                 assert target["format"] == (0 if panel["type"] == "timeseries" else 1)
                 # On an hourly table an interval of seconds draws holes.
                 assert "$__timeInterval" not in target["rawSql"]
+            else:
+                assert target["expr"] and target["instant"] is not target["range"]
 
 
 def test_sales_dashboard_answers_the_four_questions():

@@ -1,4 +1,4 @@
-//! One tick of the schedule: relay what waits, then say what was done.
+//! One tick of the schedule: relay what waits, then say what was done, in metrics and in the answer.
 
 use crate::{context::Context, error::TickError};
 use lambda_runtime::LambdaEvent;
@@ -65,6 +65,8 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
             }
             Err(error) => Some(error),
         };
+        // After each drain, also one that failed: Lambda freezes this process between two invocations, and may end it.
+        context.metrics.flush().await;
         // A drain that took longer than the pause is followed at once, and not by all the ticks it has missed.
         tick = (tick + every).max(Instant::now());
         if tick >= last_tick_before || tick >= deadline {
@@ -81,3 +83,6 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
 fn time_left(deadline: SystemTime) -> Duration {
     deadline.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(3_600))
 }
+
+#[cfg(test)]
+mod tests;

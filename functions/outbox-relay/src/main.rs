@@ -10,6 +10,6 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     outflow_telemetry::init();
-    let context = Context::from_env()?;
+    let context = Context::from_env().await?;
     run(service_fn(|event: LambdaEvent<handler::Tick>| handler::handle(&context, event))).await
 }

@@ -88,8 +88,8 @@ impl Metrics {
             group: [KeyValue::new("group", group.to_owned())],
         };
         // A counter that nobody has added to is not exported, and an alert on it would never see a zero.
-        for counter in [&metrics.published, &metrics.takeovers, &metrics.order_violations, &metrics.set_back]
-        {
+        let Self { published, retried, takeovers, order_violations, set_back, .. } = &metrics;
+        for counter in [published, retried, takeovers, order_violations, set_back] {
             metrics.count(counter, 0);
         }
         metrics
