@@ -7,7 +7,8 @@ mod handler;
 use context::Context;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 
-#[tokio::main]
+// One thread: with more of them each answer of MySQL or Kafka would be carried from one to another.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     outflow_telemetry::init();
     let context = Context::from_env().await?;

@@ -51,7 +51,8 @@ struct Args {
     once: bool,
 }
 
-#[tokio::main]
+// One thread: with more of them each answer of MySQL or Kafka would be carried from one to another.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).init();
