@@ -38,9 +38,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const POLL_SHORTEST: Duration = Duration::from_micros(500);
 const POLL_LONGEST: Duration = Duration::from_millis(50);
 /// Where events come faster than this many a millisecond, reads are rarer and bring more each: the broker's and the
-/// database's work for a batch is what writers would pay for.
+/// database's work for a batch is what writers would pay for. Measured with 16 writers at 9,300 rows/s (docs/benchmarks.md).
 const EVENTS_A_MILLISECOND: u32 = 4;
-const POLL_BUSY: Duration = Duration::from_millis(10);
+const POLL_BUSY: Duration = Duration::from_millis(50);
 /// Reads that find nothing before the pauses grow: chance alone leaves a few empty under load.
 const EMPTY_POLLS: u32 = 10;
 /// After the end of its time a session begins no new delivery but what an aggregate's next event takes.
