@@ -5,6 +5,8 @@
 //! transactions which had not committed when the position passed. The tables are in `migrations/`.
 //!
 //! Must not: know what an event means, or which broker it goes to.
+//!
+#![doc = include_str!("../README.md")]
 
 mod awake;
 mod burial;

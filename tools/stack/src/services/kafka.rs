@@ -55,15 +55,20 @@ async fn format(site: &Site<'_>, kafka: &Kafka, data: &Path, log4j: &Path) -> an
     let run = site.layout.run();
     let config = run.join("kafka-format.properties");
     write_properties(&config, site, &partial)?;
-    let cluster: [u8; 16] = rand::rng().random();
     java(kafka, &run, log4j)
         .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "kafka.tools.StorageTool", "format", "-t"])
-        .arg(URL_SAFE_NO_PAD.encode(cluster))
+        .arg(cluster_id(rand::rng().random()))
         .arg("-c")
         .arg(config)
         .run("formatting Kafka's data folder", &site.layout.log(Service::Kafka))
         .await?;
     std::fs::rename(&partial, data).with_context(|| format!("could not put {} in place", data.display()))
+}
+
+/// A cluster's id as Kafka writes it. Its tools would take a `-` in front for one of their flags.
+fn cluster_id(mut random: [u8; 16]) -> String {
+    random[0] &= 0x7f;
+    URL_SAFE_NO_PAD.encode(random)
 }
 
 fn java(kafka: &Kafka, cwd: &Path, log4j: &Path) -> Launch {
@@ -148,5 +153,12 @@ mod tests {
         }
         assert!(text.contains("advertised.listeners=PLAINTEXT://127.0.0.1:19092\n"), "{text}");
         assert!(text.contains("auto.create.topics.enable=false\n"), "{text}");
+    }
+    #[test]
+    fn a_cluster_id_is_never_taken_for_a_flag() {
+        for first in 0..=u8::MAX {
+            let id = cluster_id([first; 16]);
+            assert!(!id.starts_with('-') && id.len() == 22, "{id}");
+        }
     }
 }
