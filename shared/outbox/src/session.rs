@@ -251,10 +251,12 @@ impl<'a, P: Publisher> Session<'a, P> {
                 break;
             }
             let wake_at = self.wake_at(now);
+            // In this order, so that MySQL works at the next page while the records of this one are made.
             let happened = tokio::select! {
+                biased;
                 happened = maybe(&mut reading) => happened,
-                Some(happened) = deliveries.next(), if !deliveries.is_empty() => happened,
                 happened = maybe(&mut moving) => happened,
+                Some(happened) = deliveries.next(), if !deliveries.is_empty() => happened,
                 happened = maybe(&mut lane) => happened,
                 happened = maybe(&mut side) => happened,
                 () = tokio::time::sleep_until(wake_at.into()) => Happened::Time,
