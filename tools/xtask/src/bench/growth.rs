@@ -12,6 +12,9 @@ use anyhow::Context;
 use sqlx::{AssertSqlSafe, Executor};
 use xtask::progress::Terminal;
 
+/// Waiting rows. Those of both databases fit into the server's memory, as rows do that were written a moment ago: else the
+/// disk's moods would be compared.
+const WAITING: u64 = 75_000;
 /// Rows of a batch: the relay's default.
 const BATCH: u64 = 1_000;
 /// Rows that are copied in one statement: more would only make the server's undo log long.
@@ -27,7 +30,7 @@ pub(super) async fn run(
     scale: Scale,
     progress: &Terminal,
 ) -> anyhow::Result<Vec<Entry>> {
-    let total = scale.of(200_000);
+    let total = scale.of(WAITING);
     let events = Events::of(total);
     let mut databases = Vec::new();
     let delivered = scale.of(10_000_000);
@@ -45,9 +48,13 @@ pub(super) async fn run(
     site.settle(progress).await?;
     let topics = site.relay_topics()?;
     let mut batches = [Vec::new(), Vec::new()];
-    // The first round fills the server's caches.
-    for round in 0..=scale.rounds(9) {
-        for ((database, position), batches) in databases.iter().zip(&mut batches) {
+    // The first round fills the server's caches; then they take turns at going first.
+    for round in 0..=scale.rounds(15) {
+        let mut turns: Vec<_> = databases.iter().zip(&mut batches).collect();
+        if round % 2 == 1 {
+            turns.reverse();
+        }
+        for ((database, position), batches) in turns {
             relay.rewind(database, *position).await?;
             let drained = drain(&topics, (events, total), false, || relay.start(site, database));
             let name = format!("{} batches, {}, round {round}", total / BATCH, database.name);
