@@ -1,4 +1,4 @@
-//! One lease's work: reading, delivering and moving the position side by side, in one task.
+//! One lease's work: reading, delivering and moving the position side by side.
 //!
 //! Decisions are `flow`'s; here is what is waited for, when it begins, and when all of it ends.
 
@@ -311,12 +311,19 @@ impl<'a, P: Publisher> Session<'a, P> {
     fn read(&self, mut connection: Connection, page: (usize, usize)) -> BoxFuture<'a, Happened> {
         let (position, ranges) = (self.flow.cursor(), log::ranges(self.flow.open_gaps()));
         let metrics = self.means.metrics;
-        Box::pin(async move {
+        // A task of its own: where the runtime has a thread for it, rows come in while the records of the page before are
+        // made. It also ends well if nobody waits for it any more, and gives its connection back as it should be.
+        let reading = tokio::spawn(async move {
             let began_at = Instant::now();
             let read = log::read_page(&mut connection, position, &ranges, page);
             let page = in_time("read a page", read).await;
-            metrics.read(began_at.elapsed());
-            Happened::Read(keep(connection, page.is_ok()), page, began_at)
+            (keep(connection, page.is_ok()), page, began_at, began_at.elapsed())
+        });
+        Box::pin(async move {
+            let (connection, page, began_at, took) =
+                reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            metrics.read(took);
+            Happened::Read(connection, page, began_at)
         })
     }
 
