@@ -43,7 +43,7 @@ pub(crate) async fn prepare(site: &Site<'_>, mysqld: &Mysqld) -> anyhow::Result<
         "--skip-name-resolve",
         "--default-time-zone=+00:00",
         // Half of the memory would be the rule on a machine of its own; here it shares a laptop.
-        "--innodb-buffer-pool-size=256M",
+        "--innodb-buffer-pool-size=1G",
         "--innodb-log-buffer-size=8M",
         "--max-connections=200",
         // Its counters take 250 MB, half of the whole server. SHOW STATUS and INNODB_TRX work without.
