@@ -45,6 +45,8 @@ impl Pipe {
             .with_context(|| format!("could not make {}", registry.display()))?;
         let env = stack.env()?;
         let outflow = Outflow::build(env.clone(), progress).await?;
+        // The command that has just been built compiles the transforms, here and in whoever calls it later.
+        stack.installer().wasm_target(progress).await?;
         progress
             .track("setting up schema, topics and catalogue", async {
                 outflow.run(&["init"]).await?;
