@@ -1,22 +1,30 @@
 //! One lease's work: reading, delivering and moving the position side by side.
 //!
-//! Decisions are `flow`'s; here is what is waited for, when it begins, and when all of it ends.
+//! Decisions are `flow`'s; here is what is waited for, when it begins, and when all of it ends. What each part does stands
+//! in a file of its own below `session/`.
+
+mod delivery;
+mod lane;
+mod moving;
+mod reading;
+mod side;
 
 use crate::{
-    burial,
     error::RelayError,
-    event::OutboxEvent,
-    failures::{self, Attempt, FailureChanges},
-    flow::{Flow, ROW_INVALID},
-    gaps::Gap,
+    failures::FailureChanges,
+    flow::Flow,
     lease::Lease,
-    log::{self, Moved, Page, Progress},
+    log::{Moved, Page},
     metrics::Metrics,
-    operator,
-    publisher::{FailureKind, PublishError, Publisher},
+    publisher::Publisher,
     settings::RelaySettings,
 };
+use delivery::{Delivery, FIRST_HOLD};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use lane::LanePass;
+use reading::POLL_SHORTEST;
+use side::Side;
+pub(crate) use side::{PRUNE_EVERY, PRUNE_ROWS};
 use sqlx::{MySql, MySqlPool, pool::PoolConnection};
 use std::{
     future::pending,
@@ -29,33 +37,10 @@ use time::PrimitiveDateTime;
 pub(crate) const STATEMENT_LIMIT: Duration = Duration::from_secs(5);
 /// The position moves at most this often: a crash repeats what was delivered since.
 const MOVE_EVERY: Duration = Duration::from_millis(50);
-/// Time between two checkpoints while the relay is busy.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Time between two looks at the lease, a pause, gaps that may be dead, parked events that may be due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Time between two reads while events come, and the longest while they don't. The timer rounds up to its next
-/// millisecond, so the shortest is about one.
-const POLL_SHORTEST: Duration = Duration::from_micros(500);
-const POLL_LONGEST: Duration = Duration::from_millis(50);
-/// Where events come faster than this many a millisecond, reads are rarer and bring more each: the broker's and the
-/// database's work for a batch is what writers would pay for. Measured with 16 writers at 9,300 rows/s (docs/benchmarks.md).
-const EVENTS_A_MILLISECOND: u32 = 4;
-const POLL_BUSY: Duration = Duration::from_millis(50);
-/// Reads that find nothing before the pauses grow: chance alone leaves a few empty under load.
-const EMPTY_POLLS: u32 = 10;
 /// After the end of its time a session begins no new delivery but what an aggregate's next event takes.
 const GRACE: Duration = Duration::from_millis(500);
-/// Pauses after the broker asked for one, doubling.
-const FIRST_HOLD: Duration = Duration::from_millis(50);
-const LONGEST_HOLD: Duration = Duration::from_secs(2);
-/// After parked events met a broker that is down.
-const LANE_HOLD: Duration = Duration::from_secs(5);
-/// Bytes of parked events tried in one pass.
-const LANE_BYTES: usize = 4 << 20;
-/// Between two steps of pruning while there is something to prune, and after a step that found nothing.
-const PRUNE_PAUSE: Duration = Duration::from_millis(50);
-pub(crate) const PRUNE_EVERY: Duration = Duration::from_secs(60);
-pub(crate) const PRUNE_ROWS: usize = 500;
 
 type Connection = PoolConnection<MySql>;
 
@@ -97,24 +82,6 @@ pub(crate) struct Done {
     pub(crate) oldest_gap_age: Duration,
     pub(crate) pruned_all: bool,
     pub(crate) failure: Option<RelayError>,
-}
-
-struct Delivery {
-    tasks: Vec<(u64, crate::dispatch::Key)>,
-    events: Vec<OutboxEvent>,
-    results: Vec<Result<(), PublishError>>,
-    took: Duration,
-}
-
-struct LanePass {
-    due: Vec<(OutboxEvent, u32)>,
-    results: Vec<Result<(), PublishError>>,
-}
-
-enum Side {
-    Looked { lease_until: Instant, paused: bool },
-    Buried(Vec<Gap>),
-    Pruned { more: bool },
 }
 
 enum Happened {
@@ -308,329 +275,10 @@ impl<'a, P: Publisher> Session<'a, P> {
         wake_at.max(now + Duration::from_millis(1))
     }
 
-    fn read(&self, mut connection: Connection, page: (usize, usize)) -> BoxFuture<'a, Happened> {
-        let (position, ranges) = (self.flow.cursor(), log::ranges(self.flow.open_gaps()));
-        let metrics = self.means.metrics;
-        // A task of its own: where the runtime has a thread for it, rows come in while the records of the page before are
-        // made. It also ends well if nobody waits for it any more, and gives its connection back as it should be.
-        let reading = tokio::spawn(async move {
-            let began_at = Instant::now();
-            let read = log::read_page(&mut connection, position, &ranges, page);
-            let page = in_time("read a page", read).await;
-            (keep(connection, page.is_ok()), page, began_at, began_at.elapsed())
-        });
-        Box::pin(async move {
-            let (connection, page, began_at, took) =
-                reading.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-            metrics.read(took);
-            Happened::Read(connection, page, began_at)
-        })
-    }
-
-    fn on_page(&mut self, page: Result<Page, RelayError>, began_at: Instant) {
-        let page = match page {
-            Ok(page) => page,
-            Err(error) => return self.fail(error),
-        };
-        let more = page.more;
-        let taken = self.flow.take_page(page, self.clock.now(), self.means.settings.max_gaps);
-        self.at_bound = taken.at_bound;
-        self.done.dead_lettered += taken.invalid;
-        (0..taken.invalid).for_each(|_| self.means.metrics.dead(ROW_INVALID));
-        if taken.events > 0 {
-            self.found_at = Instant::now();
-            let events = u32::try_from(taken.events).unwrap_or(u32::MAX);
-            let pause = Duration::from_millis(1).saturating_mul(events) / EVENTS_A_MILLISECOND;
-            (self.poll_pause, self.empty_polls) = (pause.clamp(POLL_SHORTEST, POLL_BUSY), 0);
-        } else {
-            self.empty_polls += 1;
-            if self.empty_polls > EMPTY_POLLS {
-                self.poll_pause = (self.poll_pause * 2).min(POLL_LONGEST);
-            }
-        }
-        let go_on = more && taken.events > 0;
-        self.poll_at = if go_on { began_at } else { began_at + self.poll_pause };
-        self.idled = !go_on && self.found_at.elapsed() >= self.idle;
-        self.check_parked();
-    }
-
     fn check_parked(&mut self) {
         let limit = self.means.settings.retry.max_parked;
         if self.flow.parked() >= limit {
             self.fail(RelayError::TooManyParked { group: self.lease.group.clone(), limit });
-        }
-    }
-
-    /// Everything that is ready, in one call.
-    fn deliver(&mut self) -> BoxFuture<'a, Happened> {
-        let (ready, violations) = self.flow.dispatch.take_ready();
-        if violations > 0 {
-            self.means.metrics.count(&self.means.metrics.order_violations, violations);
-            tracing::error!(
-                violations,
-                "versions do not rise with ids: who writes without locking the row first?"
-            );
-        }
-        let (tasks, events) = ready.into_iter().map(|task| ((task.step, task.key), task.event)).unzip();
-        let publisher = self.means.publisher;
-        Box::pin(async move {
-            let events: Vec<OutboxEvent> = events;
-            let began_at = Instant::now();
-            let results = publisher.publish(&events).await;
-            Happened::Delivered(Delivery { tasks, events, results, took: began_at.elapsed() })
-        })
-    }
-
-    fn on_delivery(&mut self, delivery: Delivery) {
-        let Delivery { tasks, events, results, took } = delivery;
-        self.means.metrics.delivered(took);
-        let (mut confirmed, mut held) = (0, false);
-        for (((step, key), event), result) in tasks.into_iter().zip(events).zip(results) {
-            let task = crate::dispatch::Task { step, key, event };
-            match result {
-                Ok(()) => {
-                    confirmed += 1;
-                    self.flow.confirm(&task);
-                }
-                Err(error) => match error.kind {
-                    FailureKind::Record { permanent } => {
-                        let attempt = self.attempt(error, permanent, 1);
-                        self.flow.park(&task, attempt);
-                    }
-                    FailureKind::Backpressure => {
-                        held = true;
-                        self.flow.dispatch.again(task);
-                    }
-                    FailureKind::Retriable | FailureKind::Fenced => self.fail_to_publish(&task.event, error),
-                },
-            }
-        }
-        self.done.published += confirmed;
-        self.means.metrics.count(&self.means.metrics.published, confirmed);
-        if held {
-            self.hold_until = Instant::now() + shortened(self.hold);
-            self.hold = (self.hold * 2).min(LONGEST_HOLD);
-        } else if confirmed > 0 {
-            self.hold = FIRST_HOLD;
-        }
-        self.check_parked();
-    }
-
-    fn fail_to_publish(&mut self, event: &OutboxEvent, source: PublishError) {
-        self.unconfirmed += 1;
-        self.fail(RelayError::Publish {
-            failed: 1,
-            position: self.flow.position(),
-            event_id: event.event_id.clone(),
-            source,
-        });
-    }
-
-    /// The record's own failure, after so many attempts.
-    fn attempt(&mut self, error: PublishError, permanent: bool, attempts: u32) -> Attempt {
-        let retry = &self.means.settings.retry;
-        let dead = permanent || attempts >= retry.max_attempts;
-        let text = chain(error.source.as_ref());
-        tracing::warn!(
-            cause = error.cause,
-            error = text,
-            attempts,
-            dead,
-            "event refused, its aggregate is parked"
-        );
-        if dead {
-            self.done.dead_lettered += 1;
-            self.means.metrics.dead(error.cause);
-        }
-        let pause = (!dead).then(|| shortened(retry.pause(attempts)));
-        if let Some(pause) = pause {
-            let again_at = Instant::now() + pause;
-            self.lane_at = Some(self.lane_at.map_or(again_at, |at| at.min(again_at)));
-        }
-        Attempt { cause: error.cause, error: text, pause }
-    }
-
-    /// Tries the parked events that are due.
-    fn pass_lane(&self) -> BoxFuture<'a, Happened> {
-        let Means { pool, publisher, settings, .. } = self.means;
-        Box::pin(async move {
-            let due = in_time("read parked events", async {
-                let mut connection = acquire(pool).await?;
-                let quota = (settings.retry.quota, LANE_BYTES);
-                failures::due(&mut connection, &settings.group, quota).await
-            });
-            let due = match due.await {
-                Ok(due) => due,
-                Err(error) => return Happened::LaneDone(Err(error)),
-            };
-            let (mut rows, mut faults) = (Vec::with_capacity(due.len()), Vec::new());
-            for failures::Due { fetched, attempts } in due {
-                match fetched.fault {
-                    None => rows.push((fetched.event, attempts)),
-                    Some(fault) => faults.push(((fetched.event, attempts), fault)),
-                }
-            }
-            let (events, attempts): (Vec<OutboxEvent>, Vec<u32>) = rows.into_iter().unzip();
-            let mut results = if events.is_empty() { Vec::new() } else { publisher.publish(&events).await };
-            let mut due: Vec<(OutboxEvent, u32)> = events.into_iter().zip(attempts).collect();
-            for (row, fault) in faults {
-                due.push(row);
-                results.push(Err(PublishError {
-                    kind: FailureKind::Record { permanent: true },
-                    cause: ROW_INVALID,
-                    source: fault.into(),
-                }));
-            }
-            Happened::LaneDone(Ok(LanePass { due, results }))
-        })
-    }
-
-    /// True where there is something to write about it.
-    fn on_lane(&mut self, pass: Result<LanePass, RelayError>) -> bool {
-        let LanePass { due, results } = match pass {
-            Ok(pass) => pass,
-            Err(error) => {
-                self.fail(error);
-                return false;
-            }
-        };
-        let now = Instant::now();
-        // Whoever follows a head that is through is due at once.
-        self.lane_at = match due.is_empty() {
-            true => (self.flow.parked() > 0).then_some(now + LOOK_EVERY),
-            false => Some(now),
-        };
-        let mut changes = FailureChanges::default();
-        for ((event, attempts), result) in due.into_iter().zip(results) {
-            let place = self.flow.place(&event);
-            match result {
-                Ok(()) => {
-                    self.done.published += 1;
-                    self.done.retried += 1;
-                    changes.delivered.push(place);
-                }
-                Err(error) => match error.kind {
-                    FailureKind::Record { permanent } => {
-                        self.done.retried += 1;
-                        let attempt = self.attempt(error, permanent, attempts + 1);
-                        changes.refused_again.push((place, attempt));
-                    }
-                    FailureKind::Retriable | FailureKind::Backpressure | FailureKind::Fenced => {
-                        tracing::warn!(
-                            event_id = event.event_id,
-                            error = chain(error.source.as_ref()),
-                            "parked event not delivered, no attempt counted"
-                        );
-                        self.lane_at = Some(now + LANE_HOLD);
-                    }
-                },
-            }
-        }
-        let tried = (changes.delivered.len() + changes.refused_again.len()) as u64;
-        self.means.metrics.count(&self.means.metrics.retried, tried);
-        self.means.metrics.count(&self.means.metrics.published, changes.delivered.len() as u64);
-        let unwritten = !changes.is_empty();
-        self.flow.note(changes);
-        unwritten
-    }
-
-    fn move_on(
-        &mut self,
-        mut connection: Connection,
-        checkpoint: bool,
-        now: Instant,
-    ) -> BoxFuture<'a, Happened> {
-        let progress: Progress = self.flow.take_progress(checkpoint);
-        self.moved_at = now;
-        if checkpoint {
-            self.checkpoint_at = now + CHECKPOINT_EVERY;
-        }
-        let lease = self.lease.clone();
-        Box::pin(async move {
-            let began_at = Instant::now();
-            let moved =
-                in_time("move the position", log::move_position(&mut connection, &lease, &progress)).await;
-            let connection = keep(connection, moved.is_ok());
-            Happened::Moved(connection, progress.failures, moved, began_at.elapsed())
-        })
-    }
-
-    fn on_move(&mut self, failures: &FailureChanges, moved: Result<Moved, RelayError>, took: Duration) {
-        self.means.metrics.moved(took);
-        match moved {
-            Ok(moved) => {
-                self.lease.renewed(moved.lease_until);
-                self.flow.written(failures, &moved.failures.free);
-                if self.flow.parked() > 0 && self.lane_at.is_none() {
-                    self.lane_at = Some(Instant::now());
-                }
-            }
-            Err(error) => self.fail(error),
-        }
-    }
-
-    /// The lease and a pause, gaps that may be dead, delivered rows that may go: one at a time, none in a hurry.
-    fn next_side_task(&mut self, now: Instant, resting: bool) -> Option<BoxFuture<'a, Happened>> {
-        if self.done.failure.is_some() {
-            return None;
-        }
-        let Means { pool, settings, .. } = self.means;
-        let now_there = self.clock.now();
-        let ripe = |gap: &&Gap| burial::is_ripe(gap, now_there, settings.gap_grace);
-        let task: BoxFuture<'a, Result<Side, RelayError>> = if now >= self.look_at && !resting {
-            self.look_at = now + LOOK_EVERY;
-            let lease = self.lease.clone();
-            Box::pin(in_time("renew the lease", async move {
-                let mut connection = acquire(pool).await?;
-                let lease_until = lease.renew(&mut connection, None).await?;
-                let paused = is_paused(&mut connection, &lease.group).await?;
-                Ok(Side::Looked { lease_until, paused })
-            }))
-        } else if now >= self.bury_at && self.flow.confirmed_gaps().iter().any(|gap| ripe(&gap)) {
-            self.bury_at = now + LOOK_EVERY;
-            let gaps: Vec<Gap> = self.flow.confirmed_gaps().iter().filter(ripe).copied().collect();
-            Box::pin(in_time("check gaps", async move {
-                let mut connection = acquire(pool).await?;
-                let grace = settings.gap_grace;
-                let dead =
-                    burial::dead_gaps(&mut connection, &settings.group, gaps, now_there, grace).await?;
-                Ok(Side::Buried(dead))
-            }))
-        } else if let (Some(_), Some(keep)) = (self.prune_at.filter(|at| now >= *at), settings.keep_delivered)
-        {
-            self.prune_at = None;
-            Box::pin(in_time("prune delivered events", async move {
-                let mut connection = acquire(pool).await?;
-                let step = operator::prune_step(&mut connection, &settings.group, keep, PRUNE_ROWS).await;
-                let step = step.map_err(RelayError::Prune)?;
-                Ok(Side::Pruned { more: step.more })
-            }))
-        } else {
-            return None;
-        };
-        Some(Box::pin(async move { Happened::SideDone(task.await) }))
-    }
-
-    fn on_side(&mut self, outcome: Result<Side, RelayError>) {
-        let now = Instant::now();
-        match outcome {
-            Ok(Side::Looked { lease_until, paused }) => {
-                self.lease.renewed(lease_until);
-                self.done.paused |= paused;
-            }
-            Ok(Side::Buried(dead)) => {
-                let buried = self.flow.bury(&dead);
-                if buried > 0 {
-                    tracing::info!(gaps = buried, "gaps closed, their ids were rolled back");
-                }
-                // The room that it made may let the position go on.
-                self.poll_at = self.poll_at.min(now);
-            }
-            Ok(Side::Pruned { more }) => {
-                self.done.pruned_all = !more;
-                self.prune_at = more.then_some(now + PRUNE_PAUSE);
-            }
-            Err(error) => self.fail(error),
         }
     }
 
@@ -693,16 +341,6 @@ pub(crate) async fn in_time<T>(
 ) -> Result<T, RelayError> {
     let limit = STATEMENT_LIMIT;
     tokio::time::timeout(limit, work).await.unwrap_or(Err(RelayError::OutOfTime { operation, limit }))
-}
-
-async fn is_paused(connection: &mut Connection, group: &str) -> Result<bool, RelayError> {
-    let paused: i64 =
-        sqlx::query_scalar("SELECT paused_at IS NOT NULL FROM outbox_position WHERE relay_group = ?")
-            .bind(group)
-            .fetch_one(&mut **connection)
-            .await
-            .map_err(|source| RelayError::Lease { group: group.to_owned(), source })?;
-    Ok(paused != 0)
 }
 
 /// Between a half and the whole of the pause, so that many who wait don't come back at once.
