@@ -6,6 +6,7 @@
 mod delivery;
 mod lane;
 mod moving;
+mod pace;
 mod reading;
 mod side;
 
@@ -22,7 +23,7 @@ use crate::{
 use delivery::{Delivery, FIRST_HOLD};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lane::LanePass;
-use reading::POLL_SHORTEST;
+use pace::Pace;
 use side::Side;
 pub(crate) use side::{PRUNE_EVERY, PRUNE_ROWS};
 use sqlx::{MySql, MySqlPool, pool::PoolConnection};
@@ -106,8 +107,7 @@ pub(crate) struct Session<'a, P> {
     /// Nothing more came for as long as the caller wanted to wait.
     idled: bool,
     poll_at: Instant,
-    poll_pause: Duration,
-    empty_polls: u32,
+    pace: Pace,
     found_at: Instant,
     moved_at: Instant,
     checkpoint_at: Instant,
@@ -142,8 +142,7 @@ impl<'a, P: Publisher> Session<'a, P> {
             at_bound: false,
             idled: false,
             poll_at: now,
-            poll_pause: POLL_SHORTEST,
-            empty_polls: 0,
+            pace: Pace::default(),
             found_at: now,
             moved_at: now,
             checkpoint_at: now,

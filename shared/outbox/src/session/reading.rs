@@ -1,4 +1,4 @@
-//! Reading pages, and how often: each millisecond while events come, more rarely where they pour or stay away.
+//! Reading pages, at the pace that `pace` sets, and taking in what they bring.
 
 use super::{Connection, Happened, Session, in_time, keep};
 use crate::{
@@ -8,18 +8,7 @@ use crate::{
     publisher::Publisher,
 };
 use futures_util::future::BoxFuture;
-use std::time::{Duration, Instant};
-
-/// Time between two reads while events come, and the longest while they don't. The timer rounds up to its next
-/// millisecond, so the shortest is about one.
-pub(super) const POLL_SHORTEST: Duration = Duration::from_micros(500);
-const POLL_LONGEST: Duration = Duration::from_millis(50);
-/// Where events come faster than this many a millisecond, reads are rarer and bring more each: the broker's and the
-/// database's work for a batch is what writers would pay for. Measured with 16 writers at 9,300 rows/s (docs/benchmarks.md).
-const EVENTS_A_MILLISECOND: u32 = 4;
-const POLL_BUSY: Duration = Duration::from_millis(50);
-/// Reads that find nothing before the pauses grow: chance alone leaves a few empty under load.
-const EMPTY_POLLS: u32 = 10;
+use std::time::Instant;
 
 impl<'a, P: Publisher> Session<'a, P> {
     pub(super) fn read(&self, mut connection: Connection, page: (usize, usize)) -> BoxFuture<'a, Happened> {
@@ -53,17 +42,10 @@ impl<'a, P: Publisher> Session<'a, P> {
         (0..taken.invalid).for_each(|_| self.means.metrics.dead(ROW_INVALID));
         if taken.events > 0 {
             self.found_at = Instant::now();
-            let events = u32::try_from(taken.events).unwrap_or(u32::MAX);
-            let pause = Duration::from_millis(1).saturating_mul(events) / EVENTS_A_MILLISECOND;
-            (self.poll_pause, self.empty_polls) = (pause.clamp(POLL_SHORTEST, POLL_BUSY), 0);
-        } else {
-            self.empty_polls += 1;
-            if self.empty_polls > EMPTY_POLLS {
-                self.poll_pause = (self.poll_pause * 2).min(POLL_LONGEST);
-            }
         }
+        let pause = self.pace.read(taken.events);
         let go_on = more && taken.events > 0;
-        self.poll_at = if go_on { began_at } else { began_at + self.poll_pause };
+        self.poll_at = if go_on { began_at } else { began_at + pause };
         self.idled = !go_on && self.found_at.elapsed() >= self.idle;
         self.check_parked();
     }
