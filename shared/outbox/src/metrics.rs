@@ -23,6 +23,8 @@ pub const TAKEOVERS: &str = "outflow_outbox_takeovers_total";
 pub const ORDER_VIOLATIONS: &str = "outflow_outbox_order_violations_total";
 /// Returns to an older position, because the server lacked what had been delivered.
 pub const SET_BACK: &str = "outflow_outbox_set_back_total";
+/// Steps of deleting delivered rows that failed: tried again later, and no drain fails for one.
+pub const PRUNE_FAILURES: &str = "outflow_outbox_prune_failures_total";
 /// Ids behind the position, an estimate.
 pub const BACKLOG: &str = "outflow_outbox_backlog_events";
 /// Age of the oldest event behind the position; 0 where nothing waits.
@@ -52,6 +54,7 @@ pub(crate) struct Metrics {
     pub(crate) takeovers: Counter<u64>,
     pub(crate) order_violations: Counter<u64>,
     pub(crate) set_back: Counter<u64>,
+    pub(crate) prune_failures: Counter<u64>,
     backlog: Gauge<u64>,
     oldest_age: Gauge<f64>,
     gaps: Gauge<u64>,
@@ -77,6 +80,7 @@ impl Metrics {
             takeovers: counter(TAKEOVERS),
             order_violations: counter(ORDER_VIOLATIONS),
             set_back: counter(SET_BACK),
+            prune_failures: counter(PRUNE_FAILURES),
             backlog: meter.u64_gauge(BACKLOG).build(),
             oldest_age: meter.f64_gauge(OLDEST_AGE).with_unit("s").build(),
             gaps: meter.u64_gauge(GAPS).build(),
@@ -88,8 +92,8 @@ impl Metrics {
             group: [KeyValue::new("group", group.to_owned())],
         };
         // A counter that nobody has added to is not exported, and an alert on it would never see a zero.
-        let Self { published, retried, takeovers, order_violations, set_back, .. } = &metrics;
-        for counter in [published, retried, takeovers, order_violations, set_back] {
+        let Self { published, retried, takeovers, order_violations, set_back, prune_failures, .. } = &metrics;
+        for counter in [published, retried, takeovers, order_violations, set_back, prune_failures] {
             metrics.count(counter, 0);
         }
         metrics

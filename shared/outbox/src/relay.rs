@@ -8,10 +8,9 @@ use crate::{
     lease::Lease,
     log::{self, Standing},
     metrics::Metrics,
-    operator,
     publisher::Publisher,
     safety,
-    session::{self, Clock, Done, Means, Session, acquire, in_time},
+    session::{self, Clock, Done, Means, Pruning, Session, acquire, in_time},
     settings::{RelaySettings, Report},
 };
 use sqlx::{
@@ -21,7 +20,7 @@ use sqlx::{
 };
 use std::{
     str::FromStr,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::OnceCell;
@@ -93,8 +92,7 @@ struct Inner<P> {
     owner: String,
     metrics: Metrics,
     server_checked: OnceCell<()>,
-    /// When delivered rows were last looked through to the end.
-    pruned_at: Mutex<Option<Instant>>,
+    pruning: Pruning,
 }
 
 /// MySQL lets go of a relay that stands still in the middle of a transaction, whose locks would keep every other one out,
@@ -135,7 +133,7 @@ impl<P: Publisher> Relay<P> {
             owner: Uuid::now_v7().to_string(),
             metrics,
             server_checked: OnceCell::new(),
-            pruned_at: Mutex::default(),
+            pruning: Pruning::default(),
         })))
     }
 
@@ -166,7 +164,7 @@ impl<P: Publisher> Relay<P> {
             total.parked = standing.parked;
             total.paused = standing.paused;
             if standing.is_idle() && !standing.lease_held {
-                self.prune_at_leisure(&mut connection).await?;
+                self.prune_at_leisure(&mut connection, until).await;
             } else if !standing.paused
                 && let Some(until) = sessions.next(total.backlog > 0)
             {
@@ -215,7 +213,7 @@ impl<P: Publisher> Relay<P> {
         standing: &Standing,
         time: (Instant, Duration),
     ) -> Result<Option<Done>, RelayError> {
-        let Inner { pool, publisher, settings, owner, metrics, pruned_at, .. } = &*self.0;
+        let Inner { pool, publisher, settings, owner, metrics, pruning, .. } = &*self.0;
         let taken =
             in_time("give the lease", Lease::take(&mut connection, &settings.group, owner, settings.lease));
         let Some((lease, position)) = taken.await? else { return Ok(None) };
@@ -233,24 +231,12 @@ impl<P: Publisher> Relay<P> {
         };
         let (lease, mut done) = match prepared.await {
             Ok((flow, mover)) => {
-                let means = Means { pool, publisher, settings, metrics };
-                let last = *pruned_at.lock().expect("no holder of this lock panics");
-                let prune = last.is_none_or(|last| last.elapsed() >= session::PRUNE_EVERY);
-                let session = Session::new(
-                    means,
-                    lease,
-                    Clock::new(standing.now, standing.asked_at),
-                    flow,
-                    time,
-                    prune,
-                );
-                session.work(connection, mover).await
+                let means = Means { pool, publisher, settings, metrics, pruning };
+                let clock = Clock::new(standing.now, standing.asked_at);
+                Session::new(means, lease, clock, flow, time).work(connection, mover).await
             }
             Err(failure) => (lease, Done { failure: Some(failure), ..Done::default() }),
         };
-        if done.pruned_all {
-            *pruned_at.lock().expect("no holder of this lock panics") = Some(Instant::now());
-        }
         let given_back =
             in_time("take the lease back", async { lease.give_back(&mut *acquire(pool).await?).await });
         let given_back = given_back.await;
@@ -295,23 +281,15 @@ impl<P: Publisher> Relay<P> {
     }
 
     /// An outbox without traffic is pruned as well.
-    async fn prune_at_leisure(&self, connection: &mut MySqlConnection) -> Result<(), RelayError> {
-        let Inner { settings, pruned_at, .. } = &*self.0;
-        let last = *pruned_at.lock().expect("no holder of this lock panics");
-        let Some(keep) = settings.keep_delivered else { return Ok(()) };
-        if last.is_some_and(|last| last.elapsed() < session::PRUNE_EVERY) {
-            return Ok(());
-        }
-        for _ in 0..IDLE_PRUNE_STEPS {
-            let step = async {
-                let step = operator::prune_step(connection, &settings.group, keep, session::PRUNE_ROWS);
-                step.await.map_err(RelayError::Prune)
-            };
-            if !in_time("prune delivered events", step).await?.more {
-                *pruned_at.lock().expect("no holder of this lock panics") = Some(Instant::now());
-                break;
+    async fn prune_at_leisure(&self, connection: &mut MySqlConnection, until: Instant) {
+        let Inner { pool, settings, metrics, pruning, .. } = &*self.0;
+        let is_due = pruning.due_at(settings).is_some_and(|at| Instant::now() >= at);
+        if is_due && pruning.look(connection, settings, metrics).await {
+            for _ in 0..IDLE_PRUNE_STEPS {
+                if Instant::now() >= until || !pruning.step(pool, settings, metrics).await {
+                    break;
+                }
             }
         }
-        Ok(())
     }
 }

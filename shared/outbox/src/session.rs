@@ -7,6 +7,7 @@ mod delivery;
 mod lane;
 mod moving;
 mod pace;
+mod prune;
 mod reading;
 mod side;
 
@@ -24,8 +25,8 @@ use delivery::{Delivery, FIRST_HOLD};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lane::LanePass;
 use pace::Pace;
+pub(crate) use prune::Pruning;
 use side::Side;
-pub(crate) use side::{PRUNE_EVERY, PRUNE_ROWS};
 use sqlx::{MySql, MySqlPool, pool::PoolConnection};
 use std::{
     future::pending,
@@ -70,6 +71,7 @@ pub(crate) struct Means<'a, P> {
     pub(crate) publisher: &'a P,
     pub(crate) settings: &'a RelaySettings,
     pub(crate) metrics: &'a Metrics,
+    pub(crate) pruning: &'a Pruning,
 }
 
 /// What a session did.
@@ -81,7 +83,6 @@ pub(crate) struct Done {
     pub(crate) paused: bool,
     pub(crate) gaps: usize,
     pub(crate) oldest_gap_age: Duration,
-    pub(crate) pruned_all: bool,
     pub(crate) failure: Option<RelayError>,
 }
 
@@ -126,10 +127,10 @@ impl<'a, P: Publisher> Session<'a, P> {
         clock: Clock,
         flow: Flow,
         (until, idle): (Instant, Duration),
-        prune: bool,
     ) -> Self {
         let now = Instant::now();
         let lane_at = (flow.parked() > 0).then_some(now);
+        let prune_at = means.pruning.due_at(means.settings);
         Self {
             means,
             lease,
@@ -148,7 +149,7 @@ impl<'a, P: Publisher> Session<'a, P> {
             checkpoint_at: now,
             look_at: now + LOOK_EVERY,
             bury_at: now,
-            prune_at: prune.then_some(now),
+            prune_at,
             lane_at,
             hold: FIRST_HOLD,
             hold_until: now,

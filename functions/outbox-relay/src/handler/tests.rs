@@ -2,7 +2,7 @@
 
 use super::*;
 use axum::{Router, body::Bytes, extract::State, routing::post};
-use outflow_outbox::metrics::{ORDER_VIOLATIONS, PUBLISHED, RETRIED, SET_BACK, TAKEOVERS};
+use outflow_outbox::metrics::{ORDER_VIOLATIONS, PRUNE_FAILURES, PUBLISHED, RETRIED, SET_BACK, TAKEOVERS};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 
@@ -52,7 +52,7 @@ async fn metrics_are_sent_at_the_start_and_after_each_drain_though_it_fails() {
     let context = context(&broken_mysql().await, &endpoint).await.expect("settings that fit");
     assert_eq!(sent(), 1, "zeros, before the first drain");
     let first = requests.lock().expect("no test panics while it holds this")[0].clone();
-    for counter in [PUBLISHED, RETRIED, TAKEOVERS, ORDER_VIOLATIONS, SET_BACK] {
+    for counter in [PUBLISHED, RETRIED, TAKEOVERS, ORDER_VIOLATIONS, SET_BACK, PRUNE_FAILURES] {
         let name = counter.as_bytes();
         assert!(first.windows(name.len()).any(|bytes| bytes == name), "{counter} is not among them");
     }

@@ -1,19 +1,14 @@
 //! What is looked after beside the events: the lease, gaps that may be dead, delivered rows that may go.
 
 use super::{Connection, Happened, LOOK_EVERY, Means, Session, acquire, in_time};
-use crate::{burial, error::RelayError, gaps::Gap, operator, publisher::Publisher};
+use crate::{burial, error::RelayError, gaps::Gap, publisher::Publisher};
 use futures_util::future::BoxFuture;
-use std::time::{Duration, Instant};
-
-/// Between two steps of pruning while there is something to prune, and after a step that found nothing.
-const PRUNE_PAUSE: Duration = Duration::from_millis(50);
-pub(crate) const PRUNE_EVERY: Duration = Duration::from_secs(60);
-pub(crate) const PRUNE_ROWS: usize = 500;
+use std::time::Instant;
 
 pub(super) enum Side {
     Looked { lease_until: Instant, paused: bool },
     Buried(Vec<Gap>),
-    Pruned { more: bool },
+    Pruned,
 }
 
 impl<'a, P: Publisher> Session<'a, P> {
@@ -22,7 +17,7 @@ impl<'a, P: Publisher> Session<'a, P> {
         if self.done.failure.is_some() {
             return None;
         }
-        let Means { pool, settings, .. } = self.means;
+        let Means { pool, settings, metrics, pruning, .. } = self.means;
         let now_there = self.clock.now();
         let ripe = |gap: &&Gap| burial::is_ripe(gap, now_there, settings.gap_grace);
         let task: BoxFuture<'a, Result<Side, RelayError>> = if now >= self.look_at && !resting {
@@ -34,7 +29,10 @@ impl<'a, P: Publisher> Session<'a, P> {
                 let paused = is_paused(&mut connection, &lease.group).await?;
                 Ok(Side::Looked { lease_until, paused })
             }))
-        } else if now >= self.bury_at && self.flow.confirmed_gaps().iter().any(|gap| ripe(&gap)) {
+        } else if now < self.until
+            && now >= self.bury_at
+            && self.flow.confirmed_gaps().iter().any(|gap| ripe(&gap))
+        {
             self.bury_at = now + LOOK_EVERY;
             let gaps: Vec<Gap> = self.flow.confirmed_gaps().iter().filter(ripe).copied().collect();
             Box::pin(in_time("check gaps", async move {
@@ -44,15 +42,12 @@ impl<'a, P: Publisher> Session<'a, P> {
                     burial::dead_gaps(&mut connection, &settings.group, gaps, now_there, grace).await?;
                 Ok(Side::Buried(dead))
             }))
-        } else if let (Some(_), Some(keep)) = (self.prune_at.filter(|at| now >= *at), settings.keep_delivered)
-        {
+        } else if now < self.until && self.prune_at.is_some_and(|at| now >= at) {
             self.prune_at = None;
-            Box::pin(in_time("prune delivered events", async move {
-                let mut connection = acquire(pool).await?;
-                let step = operator::prune_step(&mut connection, &settings.group, keep, PRUNE_ROWS).await;
-                let step = step.map_err(RelayError::Prune)?;
-                Ok(Side::Pruned { more: step.more })
-            }))
+            Box::pin(async move {
+                pruning.step(pool, settings, metrics).await;
+                Ok(Side::Pruned)
+            })
         } else {
             return None;
         };
@@ -74,10 +69,7 @@ impl<'a, P: Publisher> Session<'a, P> {
                 // The room that it made may let the position go on.
                 self.poll_at = self.poll_at.min(now);
             }
-            Ok(Side::Pruned { more }) => {
-                self.done.pruned_all = !more;
-                self.prune_at = more.then_some(now + PRUNE_PAUSE);
-            }
+            Ok(Side::Pruned) => self.prune_at = self.means.pruning.due_at(self.means.settings),
             Err(error) => self.fail(error),
         }
     }
