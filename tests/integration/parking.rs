@@ -1,5 +1,7 @@
 //! An event that is refused for its own sake stops its aggregate and nothing else, and order holds when it is through.
 
+mod many;
+
 use outflow_outbox::{FailureKind, Relay, RelayError, RelaySettings, RetrySettings};
 use outflow_tests::{Recorder, TestShop, in_a_minute, until};
 use serde_json::Value;
