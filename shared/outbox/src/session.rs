@@ -13,10 +13,10 @@ mod side;
 
 use crate::{
     error::RelayError,
-    failures::FailureChanges,
+    failures::Due,
     flow::Flow,
     lease::Lease,
-    log::{Moved, Page},
+    log::{Moved, Page, Progress},
     metrics::Metrics,
     publisher::Publisher,
     settings::RelaySettings,
@@ -43,6 +43,12 @@ const MOVE_EVERY: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After the end of its time a session begins no new delivery but what an aggregate's next event takes.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// The longest that a session goes on after its time: a last call to the publisher begins, which may take all of its own
+/// time, then a move may have to wait for the one before it.
+pub(crate) fn overtime(publisher: Duration) -> Duration {
+    GRACE + publisher + STATEMENT_LIMIT * 2
+}
 
 type Connection = PoolConnection<MySql>;
 
@@ -89,8 +95,9 @@ pub(crate) struct Done {
 enum Happened {
     Read(Option<Connection>, Result<Page, RelayError>, Instant),
     Delivered(Delivery),
-    Moved(Option<Connection>, FailureChanges, Result<Moved, RelayError>, Duration),
-    LaneDone(Result<LanePass, RelayError>),
+    Moved(Option<Connection>, Box<Progress>, Result<Moved, RelayError>, Duration),
+    LaneRead(Result<Vec<Due>, RelayError>),
+    LaneDone(LanePass),
     SideDone(Result<Side, RelayError>),
     Time,
 }
@@ -116,6 +123,8 @@ pub(crate) struct Session<'a, P> {
     bury_at: Instant,
     prune_at: Option<Instant>,
     lane_at: Option<Instant>,
+    /// Parked events that were read and wait for the lease to be renewed.
+    lane_due: Option<Vec<Due>>,
     hold: Duration,
     hold_until: Instant,
 }
@@ -151,6 +160,7 @@ impl<'a, P: Publisher> Session<'a, P> {
             bury_at: now,
             prune_at,
             lane_at,
+            lane_due: None,
             hold: FIRST_HOLD,
             hold_until: now,
         }
@@ -188,14 +198,24 @@ impl<'a, P: Publisher> Session<'a, P> {
                     self.look_at = now;
                 }
             }
-            let lane_wanted = self.may_send(now) && self.lane_at.is_some_and(|at| now >= at);
-            if lane.is_none() && !lane_unwritten && lane_wanted {
+            if lane.is_none()
+                && let Some(due) = self.lane_due.take()
+                && self.may_send(now)
+            {
+                if self.lease.outlasts(self.means.publisher.timeout()) {
+                    lane = Some(self.send_lane(due));
+                } else {
+                    (self.lane_due, self.look_at) = (Some(due), now);
+                }
+            }
+            if lane.is_none() && self.lane_due.is_none() && !lane_unwritten && self.lane_wanted(now) {
                 self.lane_at = None;
-                lane = Some(self.pass_lane());
+                lane = Some(self.read_lane());
             }
             let resting = reading.is_none()
                 && deliveries.is_empty()
                 && lane.is_none()
+                && self.lane_due.is_none()
                 && !reads
                 && !(self.may_send(now) && self.flow.dispatch.has_ready());
             let progress = self.flow.advance();
@@ -204,7 +224,7 @@ impl<'a, P: Publisher> Session<'a, P> {
             let silent = !resting && now >= self.moved_at + LOOK_EVERY;
             if (progress || checkpoint || silent)
                 && (resting || now >= self.moved_at + MOVE_EVERY)
-                && !self.is_fenced()
+                && self.may_move(now)
                 && let Some(connection) = mover.take()
             {
                 moving = Some(self.move_on(connection, checkpoint, now));
@@ -212,8 +232,7 @@ impl<'a, P: Publisher> Session<'a, P> {
             if side.is_none() {
                 side = self.next_side_task(now, resting);
             }
-            let lane_again =
-                !lane_unwritten && self.may_send(now) && self.lane_at.is_some_and(|at| now >= at);
+            let lane_again = !lane_unwritten && self.lane_wanted(now);
             if resting && moving.is_none() && side.is_none() && !lane_again {
                 break;
             }
@@ -235,11 +254,12 @@ impl<'a, P: Publisher> Session<'a, P> {
                     self.on_page(page, began_at);
                 }
                 Happened::Delivered(delivery) => self.on_delivery(delivery),
-                Happened::Moved(connection, failures, moved, took) => {
+                Happened::Moved(connection, progress, moved, took) => {
                     mover = connection;
-                    lane_unwritten &= failures.delivered.is_empty() && failures.refused_again.is_empty();
-                    self.on_move(&failures, moved, took);
+                    lane_unwritten &= !progress.failures.has_tried();
+                    self.on_move(&progress, moved, took);
                 }
+                Happened::LaneRead(due) => self.on_lane_read(due),
                 Happened::LaneDone(pass) => lane_unwritten = self.on_lane(pass),
                 Happened::SideDone(outcome) => self.on_side(outcome),
             }
@@ -255,8 +275,14 @@ impl<'a, P: Publisher> Session<'a, P> {
         !self.done.paused && self.done.failure.is_none() && now < self.until + GRACE
     }
 
-    fn is_fenced(&self) -> bool {
-        matches!(self.done.failure, Some(RelayError::Fenced { .. }))
+    fn lane_wanted(&self, now: Instant) -> bool {
+        self.may_send(now) && self.lane_at.is_some_and(|at| now >= at)
+    }
+
+    /// The last move begins early enough to end within [`overtime`]. What it does not take with it is published again.
+    fn may_move(&self, now: Instant) -> bool {
+        let fenced = matches!(self.done.failure, Some(RelayError::Fenced { .. }));
+        !fenced && now + STATEMENT_LIMIT < self.until + overtime(self.means.publisher.timeout())
     }
 
     fn wake_at(&self, now: Instant) -> Instant {
@@ -283,8 +309,13 @@ impl<'a, P: Publisher> Session<'a, P> {
     }
 
     fn fail(&mut self, error: RelayError) {
-        // The first failure is told; being fenced is more than that.
-        if self.done.failure.is_none() || matches!(error, RelayError::Fenced { .. }) {
+        // The first failure is told; being fenced is more than that, and most of all by a token that is newer.
+        let rank = |error: &RelayError| match error {
+            RelayError::Fenced { .. } => 2,
+            RelayError::FencedByPublisher { .. } => 1,
+            _ => 0,
+        };
+        if self.done.failure.as_ref().is_none_or(|first| rank(&error) > rank(first)) {
             self.done.failure = Some(error);
         }
     }

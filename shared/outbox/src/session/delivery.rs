@@ -63,7 +63,8 @@ impl<'a, P: Publisher> Session<'a, P> {
                         held = true;
                         self.flow.dispatch.again(task);
                     }
-                    FailureKind::Retriable | FailureKind::Fenced => self.fail_to_publish(&task.event, error),
+                    FailureKind::Retriable => self.fail_to_publish(&task.event, error),
+                    FailureKind::Fenced => self.fenced_by_publisher(&task.event, error),
                 },
             }
         }
@@ -83,6 +84,15 @@ impl<'a, P: Publisher> Session<'a, P> {
         self.fail(RelayError::Publish {
             failed: 1,
             position: self.flow.position(),
+            event_id: event.event_id.clone(),
+            source,
+        });
+    }
+
+    /// Another relay has taken over at the broker: nothing more is sent, whatever the lease says.
+    pub(super) fn fenced_by_publisher(&mut self, event: &OutboxEvent, source: PublishError) {
+        self.fail(RelayError::FencedByPublisher {
+            group: self.lease.group.clone(),
             event_id: event.event_id.clone(),
             source,
         });

@@ -1,17 +1,22 @@
 //! Parked events that are due: tried beside the fresh ones, a bounded number at a time.
+//!
+//! A pass reads them, hands them over as soon as the lease outlasts that, and writes what came of it. Only then the next
+//! one reads.
 
-use super::{Happened, LOOK_EVERY, Means, Session, acquire, chain, in_time};
+use super::{Happened, LOOK_EVERY, Means, Session, acquire, chain, in_time, shortened};
 use crate::{
     error::RelayError,
     event::OutboxEvent,
-    failures::{self, FailureChanges},
+    failures::{self, Due, FailureChanges},
     flow::ROW_INVALID,
     publisher::{FailureKind, PublishError, Publisher},
 };
 use futures_util::future::BoxFuture;
 use std::time::{Duration, Instant};
 
-/// After parked events met a broker that is down.
+/// How long an event is put off that met a broker at fault, so that those behind it have their turn.
+const PUT_OFF: Duration = Duration::from_secs(5);
+/// After the broker asked for a pause.
 const LANE_HOLD: Duration = Duration::from_secs(5);
 /// Bytes of parked events tried in one pass.
 const LANE_BYTES: usize = 4 << 20;
@@ -22,21 +27,35 @@ pub(super) struct LanePass {
 }
 
 impl<'a, P: Publisher> Session<'a, P> {
-    /// Tries the parked events that are due.
-    pub(super) fn pass_lane(&self) -> BoxFuture<'a, Happened> {
-        let Means { pool, publisher, settings, .. } = self.means;
+    /// Reads the parked events that are due.
+    pub(super) fn read_lane(&self) -> BoxFuture<'a, Happened> {
+        let Means { pool, settings, .. } = self.means;
         Box::pin(async move {
             let due = in_time("read parked events", async {
                 let mut connection = acquire(pool).await?;
                 let quota = (settings.retry.quota, LANE_BYTES);
                 failures::due(&mut connection, &settings.group, quota).await
             });
-            let due = match due.await {
-                Ok(due) => due,
-                Err(error) => return Happened::LaneDone(Err(error)),
-            };
+            Happened::LaneRead(due.await)
+        })
+    }
+
+    pub(super) fn on_lane_read(&mut self, due: Result<Vec<Due>, RelayError>) {
+        match due {
+            Ok(due) if due.is_empty() => {
+                self.lane_at = (self.flow.parked() > 0).then(|| Instant::now() + LOOK_EVERY);
+            }
+            Ok(due) => self.lane_due = Some(due),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Hands them over, each aggregate's first.
+    pub(super) fn send_lane(&self, due: Vec<Due>) -> BoxFuture<'a, Happened> {
+        let publisher = self.means.publisher;
+        Box::pin(async move {
             let (mut rows, mut faults) = (Vec::with_capacity(due.len()), Vec::new());
-            for failures::Due { fetched, attempts } in due {
+            for Due { fetched, attempts } in due {
                 match fetched.fault {
                     None => rows.push((fetched.event, attempts)),
                     Some(fault) => faults.push(((fetched.event, attempts), fault)),
@@ -53,27 +72,17 @@ impl<'a, P: Publisher> Session<'a, P> {
                     source: fault.into(),
                 }));
             }
-            Happened::LaneDone(Ok(LanePass { due, results }))
+            Happened::LaneDone(LanePass { due, results })
         })
     }
 
     /// True where there is something to write about it.
-    pub(super) fn on_lane(&mut self, pass: Result<LanePass, RelayError>) -> bool {
-        let LanePass { due, results } = match pass {
-            Ok(pass) => pass,
-            Err(error) => {
-                self.fail(error);
-                return false;
-            }
-        };
+    pub(super) fn on_lane(&mut self, pass: LanePass) -> bool {
         let now = Instant::now();
-        // Whoever follows a head that is through is due at once.
-        self.lane_at = match due.is_empty() {
-            true => (self.flow.parked() > 0).then_some(now + LOOK_EVERY),
-            false => Some(now),
-        };
+        // Whoever follows a head that is through is due at once, and so are those that were not picked.
+        self.lane_at = Some(now);
         let mut changes = FailureChanges::default();
-        for ((event, attempts), result) in due.into_iter().zip(results) {
+        for ((event, attempts), result) in pass.due.into_iter().zip(pass.results) {
             let place = self.flow.place(&event);
             match result {
                 Ok(()) => {
@@ -87,14 +96,18 @@ impl<'a, P: Publisher> Session<'a, P> {
                         let attempt = self.attempt(error, permanent, attempts + 1);
                         changes.refused_again.push((place, attempt));
                     }
-                    FailureKind::Retriable | FailureKind::Backpressure | FailureKind::Fenced => {
+                    FailureKind::Retriable | FailureKind::Backpressure => {
                         tracing::warn!(
                             event_id = event.event_id,
                             error = chain(error.source.as_ref()),
-                            "parked event not delivered, no attempt counted"
+                            "parked event not delivered, put off without counting an attempt"
                         );
-                        self.lane_at = Some(now + LANE_HOLD);
+                        changes.put_off.push((place.id, shortened(PUT_OFF)));
+                        if error.kind == FailureKind::Backpressure {
+                            self.lane_at = Some(now + LANE_HOLD);
+                        }
                     }
+                    FailureKind::Fenced => self.fenced_by_publisher(&event, error),
                 },
             }
         }

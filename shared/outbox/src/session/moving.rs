@@ -3,7 +3,6 @@
 use super::{Connection, Happened, Session, in_time, keep};
 use crate::{
     error::RelayError,
-    failures::FailureChanges,
     log::{self, Moved, Progress},
     publisher::Publisher,
 };
@@ -20,7 +19,7 @@ impl<'a, P: Publisher> Session<'a, P> {
         checkpoint: bool,
         now: Instant,
     ) -> BoxFuture<'a, Happened> {
-        let progress: Progress = self.flow.take_progress(checkpoint);
+        let progress = Box::new(self.flow.take_progress(checkpoint));
         self.moved_at = now;
         if checkpoint {
             self.checkpoint_at = now + CHECKPOINT_EVERY;
@@ -31,21 +30,16 @@ impl<'a, P: Publisher> Session<'a, P> {
             let moved =
                 in_time("move the position", log::move_position(&mut connection, &lease, &progress)).await;
             let connection = keep(connection, moved.is_ok());
-            Happened::Moved(connection, progress.failures, moved, began_at.elapsed())
+            Happened::Moved(connection, progress, moved, began_at.elapsed())
         })
     }
 
-    pub(super) fn on_move(
-        &mut self,
-        failures: &FailureChanges,
-        moved: Result<Moved, RelayError>,
-        took: Duration,
-    ) {
+    pub(super) fn on_move(&mut self, progress: &Progress, moved: Result<Moved, RelayError>, took: Duration) {
         self.means.metrics.moved(took);
         match moved {
             Ok(moved) => {
                 self.lease.renewed(moved.lease_until);
-                self.flow.written(failures, &moved.failures.free);
+                self.flow.written(&progress.failures, &moved.failures.free);
                 if self.flow.parked() > 0 && self.lane_at.is_none() {
                     self.lane_at = Some(Instant::now());
                 }
