@@ -263,7 +263,16 @@ impl Flow {
                 self.last_event = Some(event_id);
             }
         }
+        self.has_progress()
+    }
+
+    fn has_progress(&self) -> bool {
         self.position != self.moved_to || !self.failures.is_empty() || self.confirmed.is_dirty()
+    }
+
+    /// Nothing that was read will be read again, once what was taken to be written is.
+    pub(crate) fn is_all_moved(&self) -> bool {
+        self.steps.is_empty() && !self.has_progress()
     }
 
     /// What to write now. The caller writes it, or gives the whole flow up.

@@ -19,7 +19,8 @@ pub const RETRIED: &str = "outflow_outbox_retried_total";
 pub const DEAD: &str = "outflow_outbox_dead_total";
 /// Leases taken from a relay that had not given its own back.
 pub const TAKEOVERS: &str = "outflow_outbox_takeovers_total";
-/// Events about to be published whose version did not rise within their aggregate: must stay 0.
+/// Events confirmed for the first time behind a higher version of their aggregate, or behind another event with the same
+/// one: must stay 0. What is published again is none.
 pub const ORDER_VIOLATIONS: &str = "outflow_outbox_order_violations_total";
 /// Returns to an older position, because the server lacked what had been delivered.
 pub const SET_BACK: &str = "outflow_outbox_set_back_total";

@@ -10,7 +10,7 @@ use crate::{
     metrics::Metrics,
     publisher::Publisher,
     safety,
-    session::{self, Clock, Done, Means, Pruning, Session, acquire, in_time},
+    session::{self, Clock, Done, Means, Order, Pruning, Session, acquire, in_time},
     settings::{RelaySettings, Report},
 };
 use sqlx::{
@@ -20,7 +20,7 @@ use sqlx::{
 };
 use std::{
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::sync::OnceCell;
@@ -93,6 +93,7 @@ struct Inner<P> {
     metrics: Metrics,
     server_checked: OnceCell<()>,
     pruning: Pruning,
+    order: Mutex<Order>,
 }
 
 /// MySQL lets go of a relay that stands still in the middle of a transaction, whose locks would keep every other one out,
@@ -134,6 +135,7 @@ impl<P: Publisher> Relay<P> {
             metrics,
             server_checked: OnceCell::new(),
             pruning: Pruning::default(),
+            order: Mutex::default(),
         })))
     }
 
@@ -213,7 +215,7 @@ impl<P: Publisher> Relay<P> {
         standing: &Standing,
         time: (Instant, Duration),
     ) -> Result<Option<Done>, RelayError> {
-        let Inner { pool, publisher, settings, owner, metrics, pruning, .. } = &*self.0;
+        let Inner { pool, publisher, settings, owner, metrics, pruning, order, .. } = &*self.0;
         let taken =
             in_time("give the lease", Lease::take(&mut connection, &settings.group, owner, settings.lease));
         let Some((lease, position)) = taken.await? else { return Ok(None) };
@@ -231,7 +233,7 @@ impl<P: Publisher> Relay<P> {
         };
         let (lease, mut done) = match prepared.await {
             Ok((flow, mover)) => {
-                let means = Means { pool, publisher, settings, metrics, pruning };
+                let means = Means { pool, publisher, settings, metrics, pruning, order };
                 let clock = Clock::new(standing.now, standing.asked_at);
                 Session::new(means, lease, clock, flow, time).work(connection, mover).await
             }
@@ -272,6 +274,7 @@ impl<P: Publisher> Relay<P> {
         if standing.known_server_uuid.as_ref() != Some(&standing.server_uuid) {
             failover::note_server(connection, lease, &standing.server_uuid).await?;
         }
+        self.0.order.lock().expect("no holder of this lock panics").begins(&standing.server_uuid, position);
         let gaps = if standing.has_gaps { log::load_gaps(connection, group).await? } else { Vec::new() };
         let mut flow = Flow::new(position, gaps, IdStep::new(standing.id_increment, standing.id_offset));
         if standing.has_parked {

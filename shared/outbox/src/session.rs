@@ -6,6 +6,7 @@
 mod delivery;
 mod lane;
 mod moving;
+mod order;
 mod pace;
 mod prune;
 mod reading;
@@ -24,6 +25,7 @@ use crate::{
 use delivery::{Delivery, FIRST_HOLD};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lane::LanePass;
+pub(crate) use order::Order;
 use pace::Pace;
 pub(crate) use prune::Pruning;
 use side::Side;
@@ -31,6 +33,7 @@ use sqlx::{MySql, MySqlPool, pool::PoolConnection};
 use std::{
     future::pending,
     mem,
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 use time::PrimitiveDateTime;
@@ -78,6 +81,7 @@ pub(crate) struct Means<'a, P> {
     pub(crate) settings: &'a RelaySettings,
     pub(crate) metrics: &'a Metrics,
     pub(crate) pruning: &'a Pruning,
+    pub(crate) order: &'a Mutex<Order>,
 }
 
 /// What a session did.
@@ -301,6 +305,21 @@ impl<'a, P: Publisher> Session<'a, P> {
         wake_at.max(now + Duration::from_millis(1))
     }
 
+    fn order(&self) -> MutexGuard<'a, Order> {
+        self.means.order.lock().expect("no holder of this lock panics")
+    }
+
+    /// Told once for each time they appear.
+    fn tell_violations(&self, violations: u64) {
+        if violations > 0 {
+            self.means.metrics.count(&self.means.metrics.order_violations, violations);
+            tracing::error!(
+                violations,
+                "versions appeared behind higher ones: who writes without locking the row first?"
+            );
+        }
+    }
+
     fn check_parked(&mut self) {
         let limit = self.means.settings.retry.max_parked;
         if self.flow.parked() >= limit {
@@ -324,6 +343,8 @@ impl<'a, P: Publisher> Session<'a, P> {
         if let Some(RelayError::Publish { failed, .. }) = &mut self.done.failure {
             *failed = self.unconfirmed;
         }
+        let moved_all = self.done.failure.is_none() && self.flow.is_all_moved();
+        self.order().ends(moved_all);
         let gaps = self.flow.confirmed_gaps();
         let (limit, group) = (self.means.settings.max_gaps, self.lease.group.clone());
         self.done.gaps = gaps.len();

@@ -25,14 +25,7 @@ pub(super) struct Delivery {
 impl<'a, P: Publisher> Session<'a, P> {
     /// Everything that is ready, in one call.
     pub(super) fn deliver(&mut self) -> BoxFuture<'a, Happened> {
-        let (ready, violations) = self.flow.dispatch.take_ready();
-        if violations > 0 {
-            self.means.metrics.count(&self.means.metrics.order_violations, violations);
-            tracing::error!(
-                violations,
-                "versions do not rise with ids: who writes without locking the row first?"
-            );
-        }
+        let ready = self.flow.dispatch.take_ready();
         let (tasks, events) = ready.into_iter().map(|task| ((task.step, task.key), task.event)).unzip();
         let publisher = self.means.publisher;
         Box::pin(async move {
@@ -46,12 +39,14 @@ impl<'a, P: Publisher> Session<'a, P> {
     pub(super) fn on_delivery(&mut self, delivery: Delivery) {
         let Delivery { tasks, events, results, took } = delivery;
         self.means.metrics.delivered(took);
-        let (mut confirmed, mut held) = (0, false);
+        let (mut confirmed, mut violations, mut held) = (0, 0, false);
+        let mut order = self.order();
         for (((step, key), event), result) in tasks.into_iter().zip(events).zip(results) {
             let task = Task { step, key, event };
             match result {
                 Ok(()) => {
                     confirmed += 1;
+                    violations += u64::from(order.confirmed(key, &task.event));
                     self.flow.confirm(&task);
                 }
                 Err(error) => match error.kind {
@@ -68,6 +63,8 @@ impl<'a, P: Publisher> Session<'a, P> {
                 },
             }
         }
+        drop(order);
+        self.tell_violations(violations);
         self.done.published += confirmed;
         self.means.metrics.count(&self.means.metrics.published, confirmed);
         if held {

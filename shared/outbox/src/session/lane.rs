@@ -81,13 +81,14 @@ impl<'a, P: Publisher> Session<'a, P> {
         let now = Instant::now();
         // Whoever follows a head that is through is due at once, and so are those that were not picked.
         self.lane_at = Some(now);
-        let mut changes = FailureChanges::default();
+        let (mut changes, mut violations) = (FailureChanges::default(), 0);
         for ((event, attempts), result) in pass.due.into_iter().zip(pass.results) {
             let place = self.flow.place(&event);
             match result {
                 Ok(()) => {
                     self.done.published += 1;
                     self.done.retried += 1;
+                    violations += u64::from(self.order().confirmed(place.key, &event));
                     changes.delivered.push(place);
                 }
                 Err(error) => match error.kind {
@@ -111,6 +112,7 @@ impl<'a, P: Publisher> Session<'a, P> {
                 },
             }
         }
+        self.tell_violations(violations);
         let tried = (changes.delivered.len() + changes.refused_again.len()) as u64;
         self.means.metrics.count(&self.means.metrics.retried, tried);
         self.means.metrics.count(&self.means.metrics.published, changes.delivered.len() as u64);

@@ -39,6 +39,7 @@ impl<'a, P: Publisher> Session<'a, P> {
         match moved {
             Ok(moved) => {
                 self.lease.renewed(moved.lease_until);
+                self.order().moved(progress.position);
                 self.flow.written(&progress.failures, &moved.failures.free);
                 if self.flow.parked() > 0 && self.lane_at.is_none() {
                     self.lane_at = Some(Instant::now());
