@@ -47,6 +47,14 @@ pub const MOVE_TIME: &str = "outflow_outbox_move_seconds";
 const BOUNDS: [f64; 14] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
+/// Gaps that are open.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OpenGaps {
+    pub(crate) ranges: u64,
+    /// Since the oldest of them was first seen.
+    pub(crate) oldest_age: Duration,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pub(crate) published: Counter<u64>,
@@ -120,12 +128,14 @@ impl Metrics {
         self.move_time.record(took.as_secs_f64(), &self.group);
     }
 
-    /// How the outbox stands.
-    pub(crate) fn standing(&self, report: &Report, oldest_gap_age: Duration) {
+    /// How the outbox stands; of gaps nothing is told where they were not looked at.
+    pub(crate) fn standing(&self, report: &Report, gaps: Option<OpenGaps>) {
         self.backlog.record(report.backlog, &self.group);
         self.oldest_age.record(Duration::from_millis(report.oldest_age_ms).as_secs_f64(), &self.group);
-        self.gaps.record(report.gaps, &self.group);
-        self.oldest_gap_age.record(oldest_gap_age.as_secs_f64(), &self.group);
+        if let Some(OpenGaps { ranges, oldest_age }) = gaps {
+            self.gaps.record(ranges, &self.group);
+            self.oldest_gap_age.record(oldest_age.as_secs_f64(), &self.group);
+        }
         self.parked.record(report.parked, &self.group);
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     gaps::IdStep,
     lease::Lease,
     log::{self, Standing},
-    metrics::Metrics,
+    metrics::{Metrics, OpenGaps},
     publisher::Publisher,
     safety,
     session::{self, Clock, Done, Means, Order, Pruning, Session, acquire, in_time},
@@ -33,6 +33,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RANGE_MEMORY: &str = "SET SESSION range_optimizer_max_mem_size = 67108864";
 /// At REPEATABLE READ the look into a gap would lock it, and every writer would wait.
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+/// How many gaps a group has open, and the age of the oldest: some thousands of rows at most.
+const OPEN_GAPS: &str = "SELECT COUNT(*),
+     COALESCE(TIMESTAMPDIFF(MICROSECOND, MIN(first_seen_at), UTC_TIMESTAMP(6)), 0)
+     FROM outbox_gaps WHERE relay_group = ?";
 /// Steps of pruning in one call that found nothing else to do.
 const IDLE_PRUNE_STEPS: u32 = 20;
 
@@ -155,12 +159,12 @@ impl<P: Publisher> Relay<P> {
     /// # Errors
     /// As [`Relay::drain`].
     pub async fn run(&self, until: Instant, idle: Duration) -> Result<Report, RelayError> {
+        let metrics = &self.0.metrics;
         let mut total = Report::default();
-        let mut oldest_gap_age = Duration::ZERO;
+        let mut gaps = None;
         let mut sessions = Sessions::new(until);
         loop {
-            let mut connection = acquire(&self.0.pool).await?;
-            let standing = self.look(&mut connection).await?;
+            let (mut connection, standing) = self.look().await?;
             total.backlog = standing.backlog();
             total.oldest_age_ms = u64::try_from(standing.oldest_age.as_millis()).unwrap_or(u64::MAX);
             total.parked = standing.parked;
@@ -174,11 +178,11 @@ impl<P: Publisher> Relay<P> {
                     total.published += done.published;
                     total.retried += done.retried;
                     total.dead_lettered += done.dead_lettered;
-                    total.gaps = done.gaps as u64;
-                    oldest_gap_age = done.oldest_gap_age;
+                    gaps = done.gaps.take();
+                    total.gaps = gaps.map_or(total.gaps, |gaps| gaps.ranges);
                     if let Some(failure) = done.failure.take() {
                         // When a drain fails, how the outbox stands matters most.
-                        self.0.metrics.standing(&total, oldest_gap_age);
+                        metrics.standing(&total, gaps);
                         return Err(failure);
                     }
                     sessions.ended(&done);
@@ -186,24 +190,46 @@ impl<P: Publisher> Relay<P> {
                 }
                 total.lease_held_elsewhere = total.published == 0;
             }
-            self.0.metrics.standing(&total, oldest_gap_age);
+            // Told though nobody worked here: a group is paused, or another relay has the lease, and gaps stay open.
+            let told = match gaps {
+                None if standing.has_gaps => self.open_gaps().await?,
+                told => told.unwrap_or_default(),
+            };
+            total.gaps = told.ranges;
+            metrics.standing(&total, Some(told));
             return Ok(total);
         }
     }
 
     /// How the group stands on this server, which is one that a relay may work on.
-    async fn look(&self, connection: &mut MySqlConnection) -> Result<Standing, RelayError> {
-        let Inner { settings, server_checked, .. } = &*self.0;
+    async fn look(&self) -> Result<(PoolConnection<MySql>, Standing), RelayError> {
+        let Inner { pool, settings, server_checked, .. } = &*self.0;
         in_time("tell how the outbox stands", async {
-            server_checked.get_or_try_init(|| safety::check_server(connection)).await?;
-            let standing = log::standing(connection, &settings.group).await;
+            let mut connection = acquire(pool).await?;
+            server_checked.get_or_try_init(|| safety::check_server(&mut connection)).await?;
+            let standing = log::standing(&mut connection, &settings.group).await;
             let mut standing = standing.map_err(RelayError::Connect)?;
             safety::check_standing(&standing)?;
             if standing.position.is_none() {
-                safety::make_position(connection, &settings.group, settings.start_new_group).await?;
+                safety::make_position(&mut connection, &settings.group, settings.start_new_group).await?;
                 standing.position = Some(0);
             }
-            Ok(standing)
+            Ok((connection, standing))
+        })
+        .await
+    }
+
+    /// The open gaps as the table tells them.
+    async fn open_gaps(&self) -> Result<OpenGaps, RelayError> {
+        let Inner { pool, settings, .. } = &*self.0;
+        in_time("count open gaps", async {
+            let (ranges, oldest_us): (i64, i64) = sqlx::query_as(OPEN_GAPS)
+                .bind(&settings.group)
+                .fetch_one(&mut *acquire(pool).await?)
+                .await
+                .map_err(|source| RelayError::CheckGaps { group: settings.group.clone(), source })?;
+            let oldest_age = Duration::from_micros(oldest_us.try_into().unwrap_or(0));
+            Ok(OpenGaps { ranges: ranges.unsigned_abs(), oldest_age })
         })
         .await
     }

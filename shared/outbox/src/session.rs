@@ -18,7 +18,7 @@ use crate::{
     flow::Flow,
     lease::Lease,
     log::{Moved, Page, Progress},
-    metrics::Metrics,
+    metrics::{Metrics, OpenGaps},
     publisher::Publisher,
     settings::RelaySettings,
 };
@@ -91,8 +91,8 @@ pub(crate) struct Done {
     pub(crate) retried: u64,
     pub(crate) dead_lettered: u64,
     pub(crate) paused: bool,
-    pub(crate) gaps: usize,
-    pub(crate) oldest_gap_age: Duration,
+    /// None where it ended before it had read them.
+    pub(crate) gaps: Option<OpenGaps>,
     pub(crate) failure: Option<RelayError>,
 }
 
@@ -347,15 +347,16 @@ impl<'a, P: Publisher> Session<'a, P> {
         self.order().ends(moved_all);
         let gaps = self.flow.confirmed_gaps();
         let (limit, group) = (self.means.settings.max_gaps, self.lease.group.clone());
-        self.done.gaps = gaps.len();
+        let open = gaps.len();
         let oldest = gaps.iter().map(|gap| gap.first_seen_at).min();
-        self.done.oldest_gap_age = oldest
+        let oldest_age = oldest
             .and_then(|seen_at| Duration::try_from(self.clock.now() - seen_at).ok())
             .unwrap_or(Duration::ZERO);
+        self.done.gaps = Some(OpenGaps { ranges: open as u64, oldest_age });
         // Told only now: what has appeared or died meanwhile made room, and a relay that gave up before it looked would
         // never find any.
-        if self.at_bound && self.done.gaps >= limit {
-            self.fail(RelayError::TooManyGaps { group, gaps: self.done.gaps, limit });
+        if self.at_bound && open >= limit {
+            self.fail(RelayError::TooManyGaps { group, gaps: open, limit });
         }
         let done = mem::take(&mut self.done);
         (self.lease, done)
