@@ -64,8 +64,9 @@ struct Sessions {
 }
 
 impl Sessions {
-    /// What a session after the call's time may take.
+    /// What a session after the call's time may take, and how late it may begin.
     const LAST: Duration = Duration::from_millis(200);
+    const LATEST: Duration = Duration::from_secs(2);
 
     fn new(until: Instant) -> Self {
         Self { until, is_first: true, goes_on: true, fruitless: 0 }
@@ -74,7 +75,7 @@ impl Sessions {
     /// Until when the next session may read; None where there is none.
     fn next(&mut self, waits: bool) -> Option<Instant> {
         let now = Instant::now();
-        let wanted = self.is_first || (waits && self.goes_on);
+        let wanted = self.is_first || (waits && self.goes_on && now < self.until + Self::LATEST);
         if !self.is_first && now >= self.until {
             self.goes_on = false;
         }
@@ -153,8 +154,8 @@ impl<P: Publisher> Relay<P> {
 
     /// As [`Relay::drain`], but goes on looking every few milliseconds until nothing has come for `idle`.
     ///
-    /// After `until` nothing new is read; what is on its way takes up to the publisher's timeout, and the last move of
-    /// the position a moment more.
+    /// After `until` a moment more is spent on what has come meanwhile, and then nothing new is read; what is on its way
+    /// takes up to the publisher's timeout, and the last move of the position a moment more: [`Relay::overtime`] in all.
     ///
     /// # Errors
     /// As [`Relay::drain`].
@@ -199,6 +200,13 @@ impl<P: Publisher> Relay<P> {
             metrics.standing(&total, Some(told));
             return Ok(total);
         }
+    }
+
+    /// The longest that [`Relay::run`] goes on after its `until`, where publisher and MySQL take all the time they have:
+    /// at the end the lease is given back, and the outbox looked at once more.
+    pub fn overtime(&self) -> Duration {
+        let session = session::overtime(self.0.publisher.timeout());
+        Sessions::LATEST + Sessions::LAST + session + session::STATEMENT_LIMIT * 2
     }
 
     /// How the group stands on this server, which is one that a relay may work on.
@@ -254,8 +262,7 @@ impl<P: Publisher> Relay<P> {
         }
         let prepared = async {
             let flow = self.prepare(&mut connection, &lease, position, standing);
-            let flow = in_time("tell of gaps and parked events", flow).await?;
-            Ok((flow, acquire(pool).await?))
+            in_time("tell of gaps and parked events", async { Ok((flow.await?, acquire(pool).await?)) }).await
         };
         let (lease, mut done) = match prepared.await {
             Ok((flow, mover)) => {
