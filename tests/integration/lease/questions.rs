@@ -94,3 +94,31 @@ async fn reads_are_rare_while_nothing_comes_and_under_a_flood() {
     assert!(flood <= pauses + 50, "{flood} in the time of {pauses} long pauses");
     assert_eq!(run.await.unwrap().unwrap().published, 1 + u64::from(BATCHES * ROWS));
 }
+
+#[tokio::test]
+async fn parked_aggregates_are_counted_up_to_a_bound_however_many_there_are() {
+    const PARKED: u64 = 30_000;
+    const BOUND: u64 = 10_000;
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    let mut admin = shop.admin().await;
+    let (relay, _) = shop.recording_relay();
+    relay.drain(in_a_minute()).await.unwrap();
+    shop.run(format!(
+        "INSERT INTO outbox_failures (relay_group, id, event_id, aggregate_id, aggregate_type, event_type,
+             aggregate_version, payload, headers, created_at, state, parked_at, history)
+         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {PARKED})
+         SELECT /*+ SET_VAR(cte_max_recursion_depth = 100000) */
+             'default', n, UUID(), n, 'Order', 'Changed', 1, '{{}}', '{{}}', NOW(), 'dead', UTC_TIMESTAMP(6), '[]' FROM n;
+         ANALYZE TABLE outbox_failures"
+    ))
+    .await;
+
+    let before: i64 = counters(&mut admin, true, "Handler_read_%").await.values().sum();
+    let report = relay.drain(in_a_minute()).await.unwrap();
+    let read = counters(&mut admin, true, "Handler_read_%").await.values().sum::<i64>() - before;
+
+    assert_eq!(report.parked, BOUND);
+    // Each is read from the index, and once more to be counted.
+    assert!(read < 2 * BOUND as i64 + 1_000, "{read} reads");
+}
