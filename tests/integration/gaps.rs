@@ -1,5 +1,7 @@
 //! Ids that were given and are not there: whatever becomes of them, nothing is lost and nothing is held up.
 
+mod steps;
+
 use outflow_outbox::{Relay, RelayError, RelaySettings, write_without_lock};
 use outflow_tests::{OwnServer, Recorder, TestShop, event, in_a_minute, long, until, write_event};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
@@ -144,42 +146,6 @@ async fn an_insert_that_waits_for_a_lock_with_its_id_in_hand_is_waited_for() {
 
     assert_eq!(recorder.versions(), [("last".to_owned(), 1), ("second".to_owned(), 1)]);
     until_closed(&relay).await;
-}
-
-#[tokio::test]
-async fn ids_between_the_steps_of_auto_increment_are_no_gaps_and_one_on_the_step_is() {
-    let server = OwnServer::start().await;
-    let shop = &server.shop;
-    let mut admin = shop.admin().await;
-    admin
-        .execute("SET GLOBAL auto_increment_increment = 10, GLOBAL auto_increment_offset = 3")
-        .await
-        .unwrap();
-    // Sessions take the settings when they begin.
-    let mut writer = shop.connect().await;
-    let (relay, recorder) = relay(shop);
-    for version in 1..=3 {
-        write_event(&mut writer, "kept", version).await;
-    }
-    let none = relay.drain(in_a_minute()).await.unwrap();
-    writer.execute("BEGIN").await.unwrap();
-    write_event(&mut writer, "rolled-back", 1).await;
-    writer.execute("ROLLBACK").await.unwrap();
-    let mut open = shop.connect().await;
-    open.execute("BEGIN").await.unwrap();
-    write_event(&mut open, "open", 1).await;
-    write_event(&mut writer, "kept", 4).await;
-    relay.drain(in_a_minute()).await.unwrap();
-    let both = ranges(shop).await;
-    open.execute("COMMIT").await.unwrap();
-    relay.drain(in_a_minute()).await.unwrap();
-    let lost = ranges(shop).await;
-    until_closed(&relay).await;
-
-    let ids: Vec<u64> = recorder.published().iter().map(|event| event.id).collect();
-    assert_eq!((none.published, none.gaps), (3, 0));
-    assert_eq!((both, lost), (vec![(33, 43)], vec![(33, 33)]));
-    assert_eq!(ids, [3, 13, 23, 53, 43]);
 }
 
 /// So many events in one statement; MySQL gives it ids in blocks, each twice as large as the one before.

@@ -7,11 +7,14 @@ use crate::{
     dispatch::{Dispatch, Key, Keyring, Task},
     event::OutboxEvent,
     failures::{Attempt, FailureChanges, Place},
-    gaps::{Gap, Gaps, IdStep, StoredGaps},
+    gaps::{Gap, Gaps, IdStep, StepWatch, StoredGaps},
     log::{Fetched, Page, Progress},
     settings::RelaySettings,
 };
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+};
 use time::PrimitiveDateTime;
 
 /// Steps that may be open: their events are bounded in bytes, this bounds what is kept beside those.
@@ -25,8 +28,8 @@ pub(crate) const ROW_INVALID: &str = "row_invalid";
 struct Step {
     /// Where the position is once it is over; None where it only filled gaps.
     end: Option<(u64, String)>,
-    /// Ids that have appeared in gaps.
-    filled: Vec<u64>,
+    /// Ids that have appeared in gaps, and the step to which the rest of the gap is cut.
+    filled: Vec<(u64, IdStep)>,
     new_gaps: Vec<Gap>,
     /// Events that are neither confirmed nor parked.
     open: usize,
@@ -53,6 +56,9 @@ pub(crate) struct Flow {
     cursor: u64,
     /// Gaps as of what has been read.
     open: Gaps,
+    step: StepWatch,
+    /// Whether an id off the step was told of.
+    told_of_step: bool,
     steps: VecDeque<Step>,
     first_step: u64,
     /// Of events that are in memory.
@@ -69,14 +75,16 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new(position: u64, gaps: Vec<Gap>, step: IdStep) -> Self {
-        let confirmed = StoredGaps::load(gaps, step);
+    pub(crate) fn new(position: u64, gaps: Vec<Gap>, step: StepWatch) -> Self {
+        let confirmed = StoredGaps::load(gaps);
         Self {
             keyring: Keyring::default(),
             dispatch: Dispatch::default(),
             parked: HashMap::new(),
             cursor: position,
             open: confirmed.gaps().clone(),
+            step,
+            told_of_step: false,
             steps: VecDeque::new(),
             first_step: 0,
             bytes: 0,
@@ -130,24 +138,21 @@ impl Flow {
     /// Takes in what was read: gaps it fills, gaps it opens, events to send, events to park.
     pub(crate) fn take_page(&mut self, page: Page, seen_at: PrimitiveDateTime, max_gaps: usize) -> Taken {
         let mut taken = Taken::default();
+        let step = self.step.judge(page.rows.iter().map(|row| row.event.id));
         let (mut rows, mut behind): (Vec<Fetched>, Vec<Fetched>) = (Vec::new(), Vec::new());
         let mut filled = Vec::new();
         for row in page.rows {
-            if row.event.id > self.cursor {
+            let id = row.event.id;
+            if id > self.cursor {
                 behind.push(row);
-            } else if self.open.fill(row.event.id) {
-                filled.push(row.event.id);
+            } else if let Some(gap) = self.open.around(id) {
+                let step = self.step.of_gap(step, gap);
+                self.open.fill(id, step);
+                filled.push((id, step));
                 rows.push(row);
             }
         }
-        if behind.iter().any(|row| !self.open.step().gives(row.event.id)) {
-            tracing::warn!(
-                "an id lies off the server's auto_increment step: every missing id counts as a gap from now on"
-            );
-            self.open.distrust_step();
-            self.confirmed.distrust_step();
-        }
-        let mut new_gaps = self.open.within(self.cursor, behind.iter().map(|row| row.event.id), seen_at);
+        let mut new_gaps = step.gaps_within(self.cursor, behind.iter().map(|row| row.event.id), seen_at);
         let room = max_gaps.saturating_sub(self.open.len());
         if let Some(beyond) = new_gaps.get(room) {
             let bound = beyond.first;
@@ -161,6 +166,15 @@ impl Flow {
             self.cursor = *id;
         }
         rows.append(&mut behind);
+        if let Some(id) = self.step.see(rows.iter().map(|row| row.event.id))
+            && !mem::replace(&mut self.told_of_step, true)
+        {
+            tracing::warn!(
+                id,
+                "an id lies off the server's auto_increment step: every missing id counts as a gap for the next {} rows",
+                StepWatch::ENOUGH
+            );
+        }
         taken.events = rows.len();
         if rows.is_empty() {
             return taken;
@@ -244,7 +258,7 @@ impl Flow {
     pub(crate) fn advance(&mut self) -> bool {
         while let Some(step) = self.steps.pop_front_if(|step| step.open == 0) {
             self.first_step += 1;
-            step.filled.into_iter().for_each(|id| self.confirmed.fill(id));
+            step.filled.into_iter().for_each(|(id, step)| self.confirmed.fill(id, step));
             step.new_gaps.into_iter().for_each(|gap| self.confirmed.insert(gap));
             self.failures.append(step.failures);
             if let Some((id, event_id)) = step.end {
@@ -261,7 +275,7 @@ impl Flow {
         Progress {
             position: self.position,
             gaps: self.confirmed.take_changes(),
-            failures: std::mem::take(&mut self.failures),
+            failures: mem::take(&mut self.failures),
             checkpoint: if checkpoint { self.last_event.take() } else { None },
         }
     }

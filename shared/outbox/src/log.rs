@@ -4,7 +4,7 @@ use crate::{
     error::RelayError,
     event::OutboxEvent,
     failures::{self, FailureChanges},
-    gaps::{Gap, GapChanges, Gaps},
+    gaps::{Gap, GapChanges, Gaps, IdStep, StepWatch},
     lease::Lease,
 };
 use futures_util::TryStreamExt;
@@ -114,6 +114,34 @@ pub(crate) async fn standing(connection: &mut MySqlConnection, group: &str) -> R
         id_increment: row.try_get_unchecked("id_increment")?,
         id_offset: row.try_get_unchecked("id_offset")?,
     })
+}
+
+/// What the newest rows up to the position say about the server's step.
+pub(crate) async fn step_watch(
+    connection: &mut MySqlConnection,
+    position: u64,
+    standing: &Standing,
+) -> Result<StepWatch, RelayError> {
+    let step = IdStep::new(standing.id_increment, standing.id_offset);
+    if step.gives_all() {
+        return Ok(StepWatch::new(step, (0, 0)));
+    }
+    let (rows, lowest, off): (i64, Option<u64>, Option<u64>) = sqlx::query_as(
+        "SELECT COUNT(*), MIN(id), MAX(IF(id % ? = ?, NULL, id))
+         FROM (SELECT id FROM outbox WHERE id <= ? ORDER BY id DESC LIMIT ?) newest",
+    )
+    .bind(step.increment)
+    .bind(step.offset % step.increment)
+    .bind(position)
+    .bind(StepWatch::ENOUGH)
+    .fetch_one(connection)
+    .await
+    .map_err(|source| RelayError::Read { position, source })?;
+    let seen = match off {
+        Some(off) => (off, 0),
+        None => (lowest.map_or(position, |lowest| lowest - 1), rows.unsigned_abs()),
+    };
+    Ok(StepWatch::new(step, seen))
 }
 
 /// Rows in id order, and whether there may be more behind them.

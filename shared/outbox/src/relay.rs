@@ -4,7 +4,6 @@ use crate::{
     error::RelayError,
     failover, failures,
     flow::Flow,
-    gaps::IdStep,
     lease::Lease,
     log::{self, Standing},
     metrics::Metrics,
@@ -287,7 +286,8 @@ impl<P: Publisher> Relay<P> {
             failover::note_server(connection, lease, &standing.server_uuid).await?;
         }
         let gaps = if standing.has_gaps { log::load_gaps(connection, group).await? } else { Vec::new() };
-        let mut flow = Flow::new(position, gaps, IdStep::new(standing.id_increment, standing.id_offset));
+        let step = log::step_watch(connection, position, standing).await?;
+        let mut flow = Flow::new(position, gaps, step);
         if standing.has_parked {
             flow.park_all(failures::aggregates(connection, group).await?);
         }
