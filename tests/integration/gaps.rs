@@ -1,5 +1,6 @@
 //! Ids that were given and are not there: whatever becomes of them, nothing is lost and nothing is held up.
 
+mod bound;
 mod steps;
 
 use outflow_outbox::{Relay, RelayError, RelaySettings, write_without_lock};

@@ -1,9 +1,15 @@
 //! What the relay's statements cost the server: by its plans, by its own counters, by its log.
 
-use outflow_outbox::{FailureKind, RelaySettings};
+use outflow_outbox::{FailureKind, OutboxEvent, PublishError, Publisher, RelaySettings};
 use outflow_tests::{OwnServer, Recorder, TestShop, counters, in_a_minute, long, write_event};
 use sqlx::{AssertSqlSafe, Executor, MySqlConnection, Row};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 /// In the shop's database, with the right to set counters back.
 async fn session(shop: &TestShop) -> MySqlConnection {
@@ -85,7 +91,11 @@ async fn a_page_costs_its_rows_and_one_look_into_each_open_gap_whatever_else_the
         let plan = plan(&mut session, &sql).await;
         let reads = reads(&mut session, &sql).await;
 
-        assert!(sql.matches(" OR id BETWEEN ").count() >= gaps);
+        let asked = match sql.split_once(" OR id IN (").and_then(|(_, rest)| rest.split_once(')')) {
+            Some((ids, _)) => ids.split(',').count(),
+            None => sql.matches(" OR id BETWEEN ").count(),
+        };
+        assert!(asked >= gaps);
         let [(table, access, key, notes)] = &plan[..] else { panic!("one table: {plan:?}") };
         assert_eq!((table.as_str(), access.as_str(), key.as_str()), ("outbox", "range", "PRIMARY"));
         assert!(!notes.contains("filesort"), "{notes}");
@@ -183,6 +193,58 @@ async fn a_tick_on_an_idle_outbox_asks_at_most_twice_also_with_dead_letters_and_
     }
     assert_eq!(recorder.versions_of("a"), [1]);
     assert_eq!(shop.number("SELECT COUNT(*) FROM outbox_failures").await, 2);
+}
+
+/// Confirms all, and counts.
+#[derive(Clone, Debug, Default)]
+struct Counter(Arc<AtomicU64>);
+
+impl Publisher for Counter {
+    async fn publish(&self, events: &[OutboxEvent]) -> Vec<Result<(), PublishError>> {
+        self.0.fetch_add(events.len() as u64, Ordering::Relaxed);
+        events.iter().map(|_| Ok(())).collect()
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+/// A relay cannot know how large the next rows are, and stops reading where they are larger than it thought.
+#[tokio::test]
+async fn a_backlog_of_large_events_is_sent_to_the_relay_about_once() {
+    const BYTES: u64 = 800_000;
+    let events: u64 = if long() { 1_000 } else { 300 };
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    let mut admin = shop.admin().await;
+    // Small ones first, after which large ones are not expected.
+    shop.run(
+        "INSERT INTO outbox (event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers)
+         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1000)
+         SELECT UUID(), CONCAT('small-', n), 'Order', 'Changed', 1, '{}', '{}' FROM n",
+    )
+    .await;
+    for first in (0..events).step_by(20) {
+        shop.run(format!(
+            "INSERT INTO outbox (event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers)
+             WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20)
+             SELECT UUID(), CONCAT('large-', {first} + n), 'Order', 'Changed', 1,
+                 JSON_OBJECT('x', REPEAT('x', {BYTES})), '{{}}' FROM n"
+        ))
+        .await;
+    }
+    let counter = Counter::default();
+    let relay = shop.relay(counter.clone(), 1_000, Duration::from_secs(60));
+
+    let before = counters(&mut admin, true, "Bytes_sent").await["Bytes_sent"];
+    let report = relay.drain(in_a_minute()).await.unwrap();
+    let sent = counters(&mut admin, true, "Bytes_sent").await["Bytes_sent"] - before;
+
+    assert_eq!((report.published, report.backlog), (1_000 + events, 0));
+    assert_eq!(counter.0.load(Ordering::Relaxed), 1_000 + events);
+    let once = i64::try_from(events * BYTES).unwrap();
+    assert!(sent >= once && sent < once / 4 * 5, "{sent} bytes sent for events of {once}");
 }
 
 /// Beside one open transaction, a tick has a gap to ask for: more than an idle one, and still little.

@@ -8,7 +8,7 @@ use crate::{
     event::OutboxEvent,
     failures::{Attempt, FailureChanges, Place},
     gaps::{Gap, Gaps, IdStep, StepWatch, StoredGaps},
-    log::{Fetched, Page, Progress},
+    log::{self, Fetched, Page, Progress},
     settings::RelaySettings,
 };
 use std::{
@@ -19,6 +19,9 @@ use time::PrimitiveDateTime;
 
 /// Steps that may be open: their events are bounded in bytes, this bounds what is kept beside those.
 const MOST_STEPS: usize = 64;
+
+/// MySQL holds each row that has appeared in a gap against one range after the other: so many comparisons take a second.
+const MOST_COMPARISONS: usize = 100_000_000;
 
 /// The cause of a row that is no event that can be published.
 pub(crate) const ROW_INVALID: &str = "row_invalid";
@@ -42,7 +45,8 @@ pub(crate) struct Taken {
     pub(crate) events: usize,
     /// Rows that are no event that can be published: dead from the start.
     pub(crate) invalid: u64,
-    /// The page would have opened more gaps than the bound allows, and was cut before that.
+    /// The page would have opened more gaps than the bound allows, and was cut before that; or so many are open that it
+    /// did not even ask for what lies behind them.
     pub(crate) at_bound: bool,
 }
 
@@ -63,7 +67,7 @@ pub(crate) struct Flow {
     first_step: u64,
     /// Of events that are in memory.
     bytes: usize,
-    /// About what a row takes, as of the last page.
+    /// About what a row takes: rises with one page of large rows, and falls by half with each page of small ones.
     row_bytes: usize,
     /// Gaps as of what is over.
     confirmed: StoredGaps,
@@ -132,12 +136,13 @@ impl Flow {
         }
         // With many gaps a page is large enough that each row pays for at most one look into a gap.
         let rows = settings.batch_rows.max(self.open.len().min(10_000));
+        let rows = rows.min(MOST_COMPARISONS / self.open.len().clamp(1, log::MOST_ASKED));
         Some((rows.min(settings.batch_bytes / self.row_bytes + 1), settings.batch_bytes))
     }
 
     /// Takes in what was read: gaps it fills, gaps it opens, events to send, events to park.
     pub(crate) fn take_page(&mut self, page: Page, seen_at: PrimitiveDateTime, max_gaps: usize) -> Taken {
-        let mut taken = Taken::default();
+        let mut taken = Taken { at_bound: self.open.len() > log::MOST_ASKED, ..Taken::default() };
         let step = self.step.judge(page.rows.iter().map(|row| row.event.id));
         let (mut rows, mut behind): (Vec<Fetched>, Vec<Fetched>) = (Vec::new(), Vec::new());
         let mut filled = Vec::new();
@@ -184,7 +189,7 @@ impl Flow {
         self.steps.push_back(Step { end, filled, new_gaps, open: rows.len(), failures });
         let bytes: usize = rows.iter().map(|row| row.event.bytes()).sum();
         self.bytes += bytes;
-        self.row_bytes = (bytes / rows.len()).max(1);
+        self.row_bytes = (bytes / rows.len()).max(self.row_bytes / 2).max(1);
         for Fetched { event, fault } in rows {
             let key = self.keyring.key(&event.aggregate_type, &event.aggregate_id);
             let task = Task { step: number, key, event };

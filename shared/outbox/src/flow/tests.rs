@@ -262,20 +262,46 @@ fn a_page_is_smaller_where_rows_are_large_and_none_is_read_while_memory_is_full(
         retry: RetrySettings { first_pause: Duration::ZERO, ..RetrySettings::default() },
         ..RelaySettings::default()
     };
-    let mut database = Database::default();
-    let mut flow = database.flow();
-    for aggregate in 0..60 {
-        database.insert(aggregate);
-        database.end(0, true);
-    }
+    let mut flow = Database::default().flow();
+    let large = |id: u64| {
+        let mut row = row(id, &id.to_string(), 1);
+        row.event.payload = "x".repeat(5_000);
+        row
+    };
+    let rows = |flow: &Flow| flow.next_page(&settings).map(|(rows, bytes)| (rows, bytes == 10_000));
 
-    flow.take_page(database.page(&flow, 20), NOW, MAX_GAPS);
-    let after_small = flow.next_page(&settings).expect("there is room");
-    flow.take_page(database.page(&flow, 40), NOW, MAX_GAPS);
+    flow.take_page(page(1..=4), NOW, MAX_GAPS);
+    let small = rows(&flow);
+    flow.take_page(Page { rows: vec![large(5)], ..Page::default() }, NOW, MAX_GAPS);
+    let after_large = rows(&flow);
+    confirm_all(&mut flow);
+    // One page of small rows among large ones says little.
+    flow.take_page(page(6..=7), NOW, MAX_GAPS);
+    let after_small = rows(&flow);
+    flow.take_page(page(8..=47), NOW, MAX_GAPS);
 
-    assert_eq!(after_small.1, 10_000);
-    assert!((30..60).contains(&after_small.0), "{after_small:?}");
-    assert_eq!(flow.next_page(&settings), None);
+    assert_eq!(small, Some((10_000 / 512 + 1, true)));
+    assert_eq!(after_large, Some((2, true)));
+    assert!(after_small.is_some_and(|(rows, _)| (3..=4).contains(&rows)), "{after_small:?}");
+    assert_eq!(rows(&flow), None);
+}
+
+#[test]
+fn a_row_within_a_gap_leaves_two_whatever_the_bound_and_the_position_stops_there() {
+    const BOUND: u64 = log::MOST_RANGES as u64;
+    let gap = |n: u64| Gap { first: n * 4 + 1, last: n * 4 + 3, first_seen_at: NOW };
+    let mut flow =
+        Flow::new(BOUND * 4, (0..BOUND).map(gap).collect(), StepWatch::new(IdStep::default(), (0, 0)));
+    let next = BOUND * 4 + 2;
+
+    let split = flow.take_page(page([2, 6, next]), NOW, log::MOST_RANGES);
+    let ranges = open(&flow);
+
+    assert_eq!(split, Taken { events: 2, invalid: 0, at_bound: true });
+    assert_eq!(ranges.len(), log::MOST_RANGES + 2);
+    assert_eq!(ranges[..5], [(1, 1), (3, 3), (5, 5), (7, 7), (9, 11)]);
+    assert_eq!(flow.cursor(), BOUND * 4);
+    assert_eq!(confirm_all(&mut flow), ranges, "and so they stand in the table");
 }
 
 fn stepped(position: u64, gaps: &[(u64, u64)], seen: (u64, u64)) -> Flow {
@@ -327,4 +353,15 @@ fn rows_that_the_bound_leaves_for_later_say_nothing_about_the_step_yet() {
     flow.take_page(page([23, 33, 43]), NOW, 100);
 
     assert_eq!(open(&flow), [(4, 12), (14, 22), (24, 32), (34, 42)]);
+}
+
+#[test]
+fn with_more_gaps_than_one_page_asks_for_the_drain_tells_of_the_bound() {
+    let gap = |n: u64| Gap { first: n * 2 + 1, last: n * 2 + 1, first_seen_at: NOW };
+    let gaps: Vec<Gap> = (0..=log::MOST_ASKED as u64).map(gap).collect();
+    let mut flow = Flow::new(1_000_000, gaps, StepWatch::new(IdStep::default(), (0, 0)));
+
+    let taken = flow.take_page(page([3]), NOW, log::MOST_RANGES);
+
+    assert_eq!(taken, Taken { events: 1, invalid: 0, at_bound: true });
 }
