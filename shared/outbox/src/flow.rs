@@ -23,6 +23,10 @@ const MOST_STEPS: usize = 64;
 /// MySQL holds each row that has appeared in a gap against one range after the other: so many comparisons take a second.
 const MOST_COMPARISONS: usize = 100_000_000;
 
+/// Events that are parked in one move, but for those of a step more: each is a few statements, and a move that took longer
+/// than any answer may would be tried again for ever.
+const PARKED_A_MOVE: usize = 1_000;
+
 /// The cause of a row that is no event that can be published.
 pub(crate) const ROW_INVALID: &str = "row_invalid";
 
@@ -134,8 +138,10 @@ impl Flow {
         {
             return None;
         }
-        // With many gaps a page is large enough that each row pays for at most one look into a gap.
-        let rows = settings.batch_rows.max(self.open.len().min(10_000));
+        // With many gaps a page is large enough that each row pays for at most one look into a gap; not where it may be
+        // parked as a whole.
+        let most = if self.parked.len() < PARKED_A_MOVE { 10_000 } else { PARKED_A_MOVE };
+        let rows = settings.batch_rows.max(self.open.len().min(most));
         let rows = rows.min(MOST_COMPARISONS / self.open.len().clamp(1, log::MOST_ASKED));
         Some((rows.min(settings.batch_bytes / self.row_bytes + 1), settings.batch_bytes))
     }
@@ -259,9 +265,12 @@ impl Flow {
         dead.iter().filter(|gap| self.open.remove(gap) && self.confirmed.remove(gap)).count()
     }
 
-    /// Moves over the steps that are over; true where there is something to write.
+    /// Moves over the steps that are over; true where there is something to write. Those that one move cannot carry are
+    /// left for the next one.
     pub(crate) fn advance(&mut self) -> bool {
-        while let Some(step) = self.steps.pop_front_if(|step| step.open == 0) {
+        while self.failures.refused.len() + self.failures.waiting.len() < PARKED_A_MOVE
+            && let Some(step) = self.steps.pop_front_if(|step| step.open == 0)
+        {
             self.first_step += 1;
             step.filled.into_iter().for_each(|(id, step)| self.confirmed.fill(id, step));
             step.new_gaps.into_iter().for_each(|gap| self.confirmed.insert(gap));

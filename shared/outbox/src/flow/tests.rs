@@ -365,3 +365,21 @@ fn with_more_gaps_than_one_page_asks_for_the_drain_tells_of_the_bound() {
 
     assert_eq!(taken, Taken { events: 1, invalid: 0, at_bound: true });
 }
+
+#[test]
+fn a_move_parks_so_many_events_at_most_and_the_next_one_goes_on() {
+    let mut flow = Database::default().flow();
+    flow.park_all(vec![("Order".to_owned(), "a".to_owned())]);
+    for first in [1, 601, 1_201, 1_801] {
+        let rows = (first..first + 600).map(|id| row(id, "a", u32::try_from(id).expect("small"))).collect();
+        flow.take_page(Page { rows, ..Page::default() }, NOW, MAX_GAPS);
+    }
+
+    let mut moves = Vec::new();
+    while flow.advance() {
+        let progress = flow.take_progress(false);
+        moves.push((progress.position, progress.failures.waiting.len()));
+    }
+
+    assert_eq!(moves, [(1_200, 1_200), (2_400, 1_200)]);
+}
