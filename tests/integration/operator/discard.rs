@@ -291,7 +291,7 @@ async fn what_is_discarded_behind_a_head_that_goes_is_counted_and_told() {
 }
 
 #[tokio::test]
-async fn the_backlog_is_passed_over_once_for_all_aggregates_and_each_gap_looked_into_once() {
+async fn backlog_and_gaps_are_passed_over_once_however_many_aggregates_are_discarded() {
     const AGGREGATES: u32 = 40;
     const BACKLOG: u32 = 4_000;
     const GAPS: u32 = 300;

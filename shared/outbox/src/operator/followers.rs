@@ -1,17 +1,19 @@
 //! Later events of parked aggregates that are written and that no relay has reached: behind the position, or in a gap.
 //!
 //! No index has the aggregates. So what is behind the position is passed over once, for all heads together, and without
-//! a lock; whoever then changes something looks at what was written since, and at the gaps, which hold few rows.
+//! a lock; whoever then changes something looks at what was written since, which is little.
 
 use super::change::{self, Head};
 use sqlx::{MySql, MySqlConnection, QueryBuilder};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What one pass has found.
 #[derive(Debug, Default)]
 pub(super) struct Followers {
     /// By the head's id: rows that stood behind the position, lowest ids first.
     behind: HashMap<u64, Vec<u64>>,
+    /// Heads of which something had appeared in a gap.
+    in_gaps: HashSet<u64>,
     /// The pass ended here.
     seen_to: u64,
 }
@@ -41,13 +43,15 @@ impl Followers {
         .bind(group)
         .fetch_one(&mut *connection)
         .await?;
-        let mut behind: HashMap<u64, Vec<u64>> = HashMap::new();
-        for (head, id) in find(connection, group, heads, Where::Behind(position)).await? {
-            behind.entry(head).or_default().push(id);
+        let ids: Vec<u64> = heads.iter().map(|head| head.id).collect();
+        let mut found = Self { seen_to: last_id, ..Self::default() };
+        for (head, id) in find(connection, group, &ids, Where::Behind(position)).await? {
+            found.behind.entry(head).or_default().push(id);
         }
-        behind.values_mut().for_each(|ids| ids.sort_unstable());
-        let found = Self { behind, seen_to: last_id };
-        found.count(connection, group, position, heads).await?;
+        found.behind.values_mut().for_each(|ids| ids.sort_unstable());
+        let appeared = find(connection, group, &ids, Where::InGaps).await?;
+        found.in_gaps = appeared.iter().map(|(head, _)| *head).collect();
+        found.tell(position, heads, &appeared);
         Ok(found)
     }
 
@@ -60,22 +64,26 @@ impl Followers {
         position: u64,
         heads: &mut [Head],
     ) -> Result<(), sqlx::Error> {
-        if heads.is_empty() {
-            return Ok(());
-        }
-        let mut since: HashMap<u64, u64> = HashMap::new();
-        for place in [Where::Behind(position.max(self.seen_to)), Where::InGaps] {
-            for (head, _) in find(connection, group, heads, place).await? {
-                *since.entry(head).or_default() += 1;
-            }
+        let ids: Vec<u64> = heads.iter().map(|head| head.id).collect();
+        let mut since = find(connection, group, &ids, Where::Behind(position.max(self.seen_to))).await?;
+        let in_gaps: Vec<u64> = ids.into_iter().filter(|id| self.in_gaps.contains(id)).collect();
+        since.extend(find(connection, group, &in_gaps, Where::InGaps).await?);
+        self.tell(position, heads, &since);
+        Ok(())
+    }
+
+    /// `others` are rows that the pass has not found behind the position.
+    fn tell(&self, position: u64, heads: &mut [Head], others: &[(u64, u64)]) {
+        let mut more: HashMap<u64, u64> = HashMap::new();
+        for (head, _) in others {
+            *more.entry(*head).or_default() += 1;
         }
         for head in heads {
             let known = self.behind.get(&head.id).map_or(&[][..], Vec::as_slice);
             // What the position has passed since then is parked, and counted there.
             let passed = known.partition_point(|id| *id <= position);
-            head.unreached = (known.len() - passed) as u64 + since.get(&head.id).copied().unwrap_or(0);
+            head.unreached = (known.len() - passed) as u64 + more.get(&head.id).copied().unwrap_or(0);
         }
-        Ok(())
     }
 }
 
@@ -84,9 +92,12 @@ impl Followers {
 async fn find(
     connection: &mut MySqlConnection,
     group: &str,
-    heads: &[Head],
+    heads: &[u64],
     place: Where,
 ) -> Result<Vec<(u64, u64)>, sqlx::Error> {
+    if heads.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut query = QueryBuilder::<MySql>::new("SELECT h.id, o.id FROM ");
     match place {
         Where::Behind(_) => query.push("outbox o FORCE INDEX (PRIMARY)"),
@@ -98,7 +109,7 @@ async fn find(
         .push(" STRAIGHT_JOIN outbox_failures h FORCE INDEX (outbox_failures_aggregate) ON h.relay_group = ")
         .push_bind(group.to_owned())
         .push(" AND h.aggregate_type = o.aggregate_type AND h.aggregate_id = o.aggregate_id AND h.id < o.id AND h.id IN ");
-    change::push_ids(&mut query, heads.iter().map(|head| head.id));
+    change::push_ids(&mut query, heads.iter().copied());
     // Behind a position that has gone back stand the parked events' own rows, too.
     query.push(
         " LEFT JOIN outbox_failures p ON p.relay_group = h.relay_group AND p.id = o.id AND p.event_id = o.event_id
