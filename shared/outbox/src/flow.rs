@@ -25,8 +25,8 @@ const PARKED_BYTES_A_MOVE: usize = 1 << 20;
 /// MySQL holds each row that has appeared in a gap against one range after the other: so many comparisons take a second.
 const MOST_COMPARISONS: usize = 100_000_000;
 
-/// Parked aggregates from which on a page is kept short: most of its rows may have to be copied.
-const MANY_PARKED: usize = 1_000;
+/// Events that are parked in one move, but for those of a step more.
+const PARKED_A_MOVE: usize = 1_000;
 
 /// The cause of a row that is no event that can be published.
 pub(crate) const ROW_INVALID: &str = "row_invalid";
@@ -141,7 +141,7 @@ impl Flow {
         }
         // With many gaps a page is large enough that each row pays for at most one look into a gap; not where it may be
         // parked as a whole.
-        let most = if self.parked.len() < MANY_PARKED { 10_000 } else { MANY_PARKED };
+        let most = if self.parked.len() < PARKED_A_MOVE { 10_000 } else { PARKED_A_MOVE };
         let rows = settings.batch_rows.max(self.open.len().min(most));
         let rows = rows.min(MOST_COMPARISONS / self.open.len().clamp(1, log::MOST_ASKED));
         Some((rows.min(settings.batch_bytes / self.row_bytes + 1), settings.batch_bytes))
@@ -276,8 +276,10 @@ impl Flow {
     /// left for the next one.
     pub(crate) fn advance(&mut self) -> bool {
         let fits = |parks: usize, noted: usize| parks == 0 || noted < PARKED_BYTES_A_MOVE;
-        while let Some(step) =
-            self.steps.pop_front_if(|step| step.open == 0 && fits(step.failures.bytes, self.failures.bytes))
+        while self.failures.refused.len() + self.failures.waiting.len() < PARKED_A_MOVE
+            && let Some(step) = self
+                .steps
+                .pop_front_if(|step| step.open == 0 && fits(step.failures.bytes, self.failures.bytes))
         {
             self.first_step += 1;
             step.filled.into_iter().for_each(|(id, step)| self.confirmed.fill(id, step));
