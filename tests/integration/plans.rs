@@ -150,16 +150,16 @@ async fn a_move_costs_what_it_writes_however_much_is_delivered_waits_or_is_parke
     })
     .await;
 
-    // What looks like this, and how many rows it may read.
+    // What looks like this, and how many rows it may read; a parameter that is read as a table counts with its copies.
     let writes = [
         ("UPDATE outbox_position SET lease_until%position = COALESCE(%", 1),
         ("INSERT INTO outbox_gaps%", GAPS),
         ("DELETE FROM outbox_gaps%", GAPS),
         ("INSERT INTO outbox_checkpoints%", 1),
-        ("INSERT INTO outbox_failures%FROM outbox WHERE id = %", 2),
+        ("INSERT INTO outbox_failures%STRAIGHT_JOIN outbox o ON o.id = a.id%", 10),
         ("INSERT INTO outbox_failures%'waiting'%FROM outbox WHERE id IN %", 4),
-        ("UPDATE outbox_failures SET attempts = attempts + 1%", 1),
-        ("SELECT id, state FROM outbox_failures%ORDER BY id LIMIT 1", 1),
+        ("UPDATE JSON_TABLE(%f.attempts = f.attempts + 1%", 10),
+        ("SELECT t.n, (SELECT f.id FROM outbox_failures f%", 10),
         ("UPDATE outbox_failures SET state = 'retry'%", 1),
         ("DELETE FROM outbox_failures WHERE relay_group%", 1),
     ];
@@ -188,8 +188,10 @@ async fn a_move_costs_what_it_writes_however_much_is_delivered_waits_or_is_parke
             let found = format!("{table} by {access} on {key}, {notes}: {sql}");
             // Where to an INSERT writes is shown as if all of it were read.
             let is_target = sql.starts_with(&format!("INSERT INTO {table} "));
-            assert!(is_target || !["ALL", "index"].contains(&access.as_str()), "{found}");
-            assert!(!notes.contains("filesort") && !notes.contains("temporary"), "{found}");
+            // A statement's own parameter, as a table of the rows that it writes.
+            let is_parameter = notes.contains("json_table");
+            assert!(is_target || is_parameter || !["ALL", "index"].contains(&access.as_str()), "{found}");
+            assert!(is_parameter || !notes.contains("filesort") && !notes.contains("temporary"), "{found}");
         }
         let reads = reads_of_write(&mut session, &sql).await;
         assert!(reads <= most, "{reads} reads: {sql}");
