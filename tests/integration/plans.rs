@@ -159,7 +159,7 @@ async fn a_move_costs_what_it_writes_however_much_is_delivered_waits_or_is_parke
         ("INSERT INTO outbox_failures%STRAIGHT_JOIN outbox o ON o.id = a.id%", 10),
         ("INSERT INTO outbox_failures%'waiting'%FROM outbox WHERE id IN %", 4),
         ("UPDATE JSON_TABLE(%f.attempts = f.attempts + 1%", 10),
-        ("SELECT t.n, (SELECT f.id FROM outbox_failures f%", 10),
+        ("SELECT t.n, (SELECT MIN(f.id) FROM outbox_failures f%", 10),
         ("UPDATE outbox_failures SET state = 'retry'%", 1),
         ("DELETE FROM outbox_failures WHERE relay_group%", 1),
     ];

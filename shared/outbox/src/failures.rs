@@ -218,10 +218,9 @@ async fn promote(
     let asked = aggregates.iter().enumerate();
     let asked = asked.map(|(n, place)| json!([n, place.aggregate_type, place.aggregate_id])).collect();
     let heads: Vec<(u32, Option<u64>)> = sqlx::query_as(
-        "SELECT t.n, (SELECT f.id FROM outbox_failures f FORCE INDEX (outbox_failures_aggregate)
+        "SELECT t.n, (SELECT MIN(f.id) FROM outbox_failures f FORCE INDEX (outbox_failures_aggregate)
                       WHERE f.relay_group = ? AND f.aggregate_type = t.aggregate_type COLLATE ascii_bin
-                          AND f.aggregate_id = t.aggregate_id COLLATE ascii_bin
-                      ORDER BY f.id LIMIT 1) AS head
+                          AND f.aggregate_id = t.aggregate_id COLLATE ascii_bin) AS head
          FROM JSON_TABLE(?, '$[*]' COLUMNS (
              n INT UNSIGNED PATH '$[0]', aggregate_type VARCHAR(64) CHARACTER SET ascii PATH '$[1]',
              aggregate_id VARCHAR(64) CHARACTER SET ascii PATH '$[2]')) t",
