@@ -6,10 +6,25 @@
 mod decimal;
 mod time;
 
-use crate::bindings::outflow::transform::types::Value;
 use std::{fmt, str::FromStr};
 
 pub(crate) use time::write_millis;
+
+/// A cell as a module gives it, whichever way it came.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Cell<'a> {
+    Null,
+    Boolean(bool),
+    Int(i64),
+    Uint(u64),
+    Float,
+    Decimal(&'a str),
+    /// The number without its point, and the digits behind the point.
+    Scaled(i128, u8),
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    TimestampUs(i64),
+}
 
 /// A type that a column may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,35 +73,37 @@ pub enum CellError {
 impl ColumnType {
     /// Writes the value as JSON, in the form that ClickHouse's JSONEachRow reads back unchanged: decimals and
     /// times as strings, numbers below 2^63.
-    pub(crate) fn write(self, value: &Value, out: &mut Vec<u8>) -> Result<(), CellError> {
-        match (self.kind, value) {
-            (_, Value::Null) if self.nullable => out.extend_from_slice(b"null"),
-            (_, Value::Null) => return Err(CellError::Null),
-            (Kind::String, Value::Text(text)) => write_string(text, out),
-            (Kind::String, Value::Bytes(bytes)) => {
+    pub(crate) fn write(self, cell: Cell<'_>, out: &mut Vec<u8>) -> Result<(), CellError> {
+        match (self.kind, cell) {
+            (Kind::String, Cell::Text(text)) => write_string(text, out),
+            (Kind::Uuid, Cell::Text(text)) if is_uuid(text) => write_plain(text, out),
+            (Kind::Uuid, Cell::Text(text)) => {
+                return Err(self.malformed(text, "36 characters such as 0192a7c1-…"));
+            }
+            (Kind::Int(_) | Kind::UInt(_), Cell::Uint(number)) => self.write_int(i128::from(number), out)?,
+            (Kind::Int(_) | Kind::UInt(_), Cell::Int(number)) => self.write_int(i128::from(number), out)?,
+            (Kind::Decimal { precision, scale }, Cell::Scaled(number, digits)) => {
+                decimal::write_scaled(number, digits, precision, scale, out)
+                    .map_err(|reason| self.malformed(&format!("{number} / 10^{digits}"), reason))?;
+            }
+            (Kind::Decimal { precision, scale }, Cell::Decimal(text)) => {
+                decimal::write(text, precision, scale, out).map_err(|reason| self.malformed(text, reason))?;
+            }
+            (Kind::DateTime64(digits), Cell::TimestampUs(micros)) => {
+                time::write(micros, digits, out)
+                    .map_err(|reason| self.malformed(&format!("{micros} µs"), reason))?;
+            }
+            (Kind::Bool, Cell::Boolean(true)) => out.extend_from_slice(b"true"),
+            (Kind::Bool, Cell::Boolean(false)) => out.extend_from_slice(b"false"),
+            (_, Cell::Null) if self.nullable => out.extend_from_slice(b"null"),
+            (_, Cell::Null) => return Err(CellError::Null),
+            (Kind::String, Cell::Bytes(bytes)) => {
                 let text = std::str::from_utf8(bytes).map_err(|_| CellError::Malformed {
                     text: shown(&String::from_utf8_lossy(bytes)),
                     expected: self,
                     reason: "its bytes aren't UTF-8",
                 })?;
                 write_string(text, out);
-            }
-            (Kind::Uuid, Value::Text(text)) if is_uuid(text) => write_string(text, out),
-            (Kind::Uuid, Value::Text(text)) => {
-                return Err(self.malformed(text, "36 characters such as 0192a7c1-…"));
-            }
-            (Kind::Bool, Value::Boolean(true)) => out.extend_from_slice(b"true"),
-            (Kind::Bool, Value::Boolean(false)) => out.extend_from_slice(b"false"),
-            (Kind::Int(_) | Kind::UInt(_), Value::Int(number)) => self.write_int(i128::from(*number), out)?,
-            (Kind::Int(_) | Kind::UInt(_), Value::Uint(number)) => {
-                self.write_int(i128::from(*number), out)?
-            }
-            (Kind::Decimal { precision, scale }, Value::Decimal(text)) => {
-                decimal::write(text, precision, scale, out).map_err(|reason| self.malformed(text, reason))?;
-            }
-            (Kind::DateTime64(digits), Value::TimestampUs(micros)) => {
-                time::write(*micros, digits, out)
-                    .map_err(|reason| self.malformed(&format!("{micros} µs"), reason))?;
             }
             (_, other) => return Err(CellError::WrongKind { found: name(other), expected: self }),
         }
@@ -103,7 +120,7 @@ impl ColumnType {
         if !(low..=high).contains(&number) {
             return Err(CellError::OutOfRange { value: number.to_string(), expected: self });
         }
-        out.extend_from_slice(number.to_string().as_bytes());
+        write_number(number, out);
         Ok(())
     }
 
@@ -123,7 +140,22 @@ fn shown(text: &str) -> String {
 }
 
 pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
-    serde_json::to_writer(out, text).expect("writing a string to a Vec can't fail");
+    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+        serde_json::to_writer(out, text).expect("writing a string to a Vec can't fail");
+    } else {
+        write_plain(text, out);
+    }
+}
+
+/// A string in which nothing needs to be escaped.
+pub(crate) fn write_plain(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+pub(crate) fn write_number(number: impl itoa::Integer, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 pub(crate) fn is_uuid(text: &str) -> bool {
@@ -134,17 +166,17 @@ pub(crate) fn is_uuid(text: &str) -> bool {
         })
 }
 
-fn name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Boolean(_) => "boolean",
-        Value::Int(_) => "signed integer",
-        Value::Uint(_) => "unsigned integer",
-        Value::Float(_) => "float",
-        Value::Decimal(_) => "decimal",
-        Value::Text(_) => "text",
-        Value::Bytes(_) => "byte string",
-        Value::TimestampUs(_) => "timestamp",
+fn name(cell: Cell<'_>) -> &'static str {
+    match cell {
+        Cell::Null => "null",
+        Cell::Boolean(_) => "boolean",
+        Cell::Int(_) => "signed integer",
+        Cell::Uint(_) => "unsigned integer",
+        Cell::Float => "float",
+        Cell::Decimal(_) | Cell::Scaled(..) => "decimal",
+        Cell::Text(_) => "text",
+        Cell::Bytes(_) => "byte string",
+        Cell::TimestampUs(_) => "timestamp",
     }
 }
 

@@ -1,10 +1,10 @@
 //! `OrderCreated` to `orders_analytics`, with orders banded by their amount.
 
-use order_event::TABLES;
-use outflow_transform_sdk::{Decimal, Event, Outcome};
+use order_event::{ORDERS_ANALYTICS, order_row};
+use outflow_transform_sdk::{Decimal, Event, Reject, Rows};
 
-fn map(event: &Event) -> Outcome {
-    order_event::map(event, band)
+fn map(event: &Event<'_>, rows: &mut Rows<'_>) -> Result<(), Reject> {
+    order_row(event, rows, band)
 }
 
 /// 'small' below 50, 'medium' below 200, 'large' from there on, in the shop's currency.
@@ -18,7 +18,7 @@ fn band(total: Decimal) -> &'static str {
     }
 }
 
-outflow_transform_sdk::export!(event_types: ["OrderCreated"], tables: TABLES, map: map);
+outflow_transform_sdk::export!(event_types: ["OrderCreated"], tables: ORDERS_ANALYTICS, map: map);
 
 #[cfg(test)]
 mod tests {
