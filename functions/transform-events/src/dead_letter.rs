@@ -1,18 +1,16 @@
 //! A record that can't be transformed, as it goes to `<topic>.dlq`: unchanged, with the reason beside it.
 
-use outflow_broker::{Record, topics};
+use outflow_broker::{
+    Record,
+    letters::{self, Origin, Rejection as Told},
+};
 use outflow_kafka_batch as batch;
-use outflow_transform::{Digest, Rejection};
-
-/// Our own headers; those of an earlier round are replaced.
-const PREFIX: &str = "outflow-";
-/// A reason is for people and for grouping; a module could say anything.
-const MAX_TEXT: usize = 1_024;
+use outflow_transform::{Digest, Rejection, Slot};
 
 /// Why a record is put aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reason {
-    /// decode, module, trap or row.
+    /// decode, slot, module, trap or row.
     pub(crate) stage: &'static str,
     /// Short and stable: dead letters are grouped by it.
     pub(crate) code: String,
@@ -25,37 +23,21 @@ impl From<Rejection> for Reason {
     }
 }
 
-/// The dead letter of a record: original key, value and headers, and where and why it failed.
+/// The dead letter of a record whose headers are those that [`Origin::take`] left. `by` is the transform that rejected it;
+/// where none did, all of them lack it.
 pub(crate) fn record(
-    topic: &str,
-    partition: i32,
+    origin: &Origin<'_>,
     record: &batch::Record,
     reason: &Reason,
-    digest: &Digest,
+    by: Option<(&Slot, &Digest)>,
 ) -> Record {
-    let attempts = record.header("outflow-attempts").and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
-    let mut headers: Vec<_> =
-        record.headers.iter().filter(|(name, _)| !name.starts_with(PREFIX)).cloned().collect();
-    let cut = |text: &str| text[..text.floor_char_boundary(MAX_TEXT)].to_owned();
-    for (name, value) in [
-        ("reason", cut(&reason.message)),
-        ("code", cut(&reason.code)),
-        ("stage", reason.stage.to_owned()),
-        ("transform-digest", digest.to_string()),
-        ("topic", topic.to_owned()),
-        ("partition", partition.to_string()),
-        ("offset", record.offset.to_string()),
-        ("attempts", attempts.saturating_add(1).to_string()),
-    ] {
-        headers.push((format!("{PREFIX}{name}"), value.into_bytes()));
-    }
-    Record {
-        topic: topics::dead_letters(topic),
-        key: record.key.clone(),
-        // A tombstone becomes empty: its code (no_value) tells them apart.
-        payload: record.value.clone().unwrap_or_default(),
-        headers,
-    }
+    let told = Told {
+        stage: reason.stage,
+        code: &reason.code,
+        reason: &reason.message,
+        by: by.map(|(slot, digest)| (slot.as_str(), digest.as_str())),
+    };
+    letters::dead_letter(origin, record.key.clone(), record.value.clone(), record.headers.clone(), &told)
 }
 
 #[cfg(test)]
@@ -63,37 +45,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_letter_is_the_record_with_its_reason() {
+    fn a_dead_letter_tells_which_transform_rejected_the_record() {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-        let original = batch::Record {
+        let mut original = batch::Record {
             offset: 7,
             timestamp_ms: 0,
             key: Some(b"o-1".to_vec()),
-            value: Some(b"\xff{".to_vec()),
+            value: None,
             headers: vec![header("eventType", "OrderCreated"), header("outflow-attempts", "2")],
         };
-        let reason = Reason { stage: "decode", code: "not_json".to_owned(), message: "é".repeat(1_000) };
-        let letter = record("order.events", 3, &original, &reason, &Digest::of(b""));
+        let origin = Origin::take("order.events.retry", 3, 7, &mut original.headers);
+        let reason = Reason { stage: "module", code: "no_total".to_owned(), message: "no total".to_owned() };
+
+        let (slot, digest) = (Slot::from("orders_analytics"), Digest::of(b""));
+        let letter = record(&origin, &original, &reason, Some((&slot, &digest)));
 
         assert_eq!((letter.topic.as_str(), &letter.key), ("order.events.dlq", &original.key));
-        assert_eq!(Some(&letter.payload), original.value.as_ref());
+        assert_eq!(letter.payload, None, "a tombstone stays one");
         let headers: Vec<String> = letter
             .headers
             .iter()
-            .map(|(name, value)| {
-                let value = String::from_utf8_lossy(value);
-                if value.len() > 100 {
-                    format!("{name} ({} bytes)", value.len())
-                } else {
-                    format!("{name}={value}")
-                }
-            })
+            .map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value)))
             .collect();
         expect_test::expect![[r#"
             eventType=OrderCreated
-            outflow-reason (1024 bytes)
-            outflow-code=not_json
-            outflow-stage=decode
+            outflow-reason=no total
+            outflow-code=no_total
+            outflow-stage=module
+            outflow-slot=orders_analytics
             outflow-transform-digest=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
             outflow-topic=order.events
             outflow-partition=3

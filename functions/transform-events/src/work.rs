@@ -75,7 +75,7 @@ pub(crate) fn work(partition: Partition, loaded: &Loaded, stamp: Stamp) -> Work 
                 let (key, headers) = (records[of].key.clone(), Vec::new());
                 Produce {
                     of,
-                    record: Record { topic: row.table.to_string(), key, payload: row.json, headers },
+                    record: Record { topic: row.table.to_string(), key, payload: Some(row.json), headers },
                 }
             })),
             Err(reason) => {
