@@ -2,10 +2,13 @@
 
 use outflow_broker::{Record, topics};
 use outflow_kafka_batch as batch;
-use outflow_transform::{Digest, Rejection};
+use outflow_transform::{Loaded, Rejection};
 
 /// Our own headers; those of an earlier round are replaced.
 const PREFIX: &str = "outflow-";
+/// Which transform rejected the record; absent where none could even be asked. A record that comes again with it is for
+/// that one alone.
+pub(crate) const SLOT: &str = "outflow-slot";
 /// A reason is for people and for grouping; a module could say anything.
 const MAX_TEXT: usize = 1_024;
 
@@ -31,23 +34,24 @@ pub(crate) fn record(
     partition: i32,
     record: &batch::Record,
     reason: &Reason,
-    digest: &Digest,
+    by: Option<&Loaded>,
 ) -> Record {
     let attempts = record.header("outflow-attempts").and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
     let mut headers: Vec<_> =
         record.headers.iter().filter(|(name, _)| !name.starts_with(PREFIX)).cloned().collect();
     let cut = |text: &str| text[..text.floor_char_boundary(MAX_TEXT)].to_owned();
     for (name, value) in [
-        ("reason", cut(&reason.message)),
-        ("code", cut(&reason.code)),
-        ("stage", reason.stage.to_owned()),
-        ("transform-digest", digest.to_string()),
-        ("topic", topic.to_owned()),
-        ("partition", partition.to_string()),
-        ("offset", record.offset.to_string()),
-        ("attempts", attempts.saturating_add(1).to_string()),
+        ("reason", Some(cut(&reason.message))),
+        ("code", Some(cut(&reason.code))),
+        ("stage", Some(reason.stage.to_owned())),
+        ("slot", by.map(|by| by.slot.to_string())),
+        ("transform-digest", by.map(|by| by.digest().to_string())),
+        ("topic", Some(topic.to_owned())),
+        ("partition", Some(partition.to_string())),
+        ("offset", Some(record.offset.to_string())),
+        ("attempts", Some(attempts.saturating_add(1).to_string())),
     ] {
-        headers.push((format!("{PREFIX}{name}"), value.into_bytes()));
+        headers.extend(value.map(|value| (format!("{PREFIX}{name}"), value.into_bytes())));
     }
     Record {
         topic: topics::dead_letters(topic),
@@ -73,7 +77,7 @@ mod tests {
             headers: vec![header("eventType", "OrderCreated"), header("outflow-attempts", "2")],
         };
         let reason = Reason { stage: "decode", code: "not_json".to_owned(), message: "é".repeat(1_000) };
-        let letter = record("order.events", 3, &original, &reason, &Digest::of(b""));
+        let letter = record("order.events", 3, &original, &reason, None);
 
         assert_eq!((letter.topic.as_str(), &letter.key), ("order.events.dlq", &original.key));
         assert_eq!(Some(&letter.payload), original.value.as_ref());
@@ -94,7 +98,6 @@ mod tests {
             outflow-reason (1024 bytes)
             outflow-code=not_json
             outflow-stage=decode
-            outflow-transform-digest=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
             outflow-topic=order.events
             outflow-partition=3
             outflow-offset=7

@@ -43,12 +43,12 @@ fn a_transform_goes_from_source_to_rollback() {
     let cli = Cli::new();
     assert_eq!(cli.json(1, &["status"])["active"], Value::Null, "1 tells that nothing is active");
 
-    let first = cli.json(0, &["publish", "orders-analytics"]);
-    let second = cli.json(0, &["publish", "orders-analytics-banded"]);
+    let first = cli.json(0, &["publish", "order-analytics"]);
+    let second = cli.json(0, &["publish", "order-analytics-banded"]);
     for key in ["digest", "name", "version", "bytes", "artifact_bytes", "compile_ms", "new_module"] {
         assert!(!first[key].is_null(), "{key} is missing in {first}");
     }
-    let again = cli.json(0, &["publish", "orders-analytics"]);
+    let again = cli.json(0, &["publish", "order-analytics"]);
     assert_eq!((&again["digest"], &again["new_module"]), (&first["digest"], &Value::Bool(false)));
 
     let digest = |published: &Value| published["digest"].as_str().expect("a digest").to_owned();
