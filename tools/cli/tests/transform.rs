@@ -92,11 +92,17 @@ fn digest(published: &Value) -> String {
 #[test]
 fn a_transform_goes_from_source_to_rollback() {
     let cli = Cli::new();
-    assert_eq!(cli.json(1, &["status"])["active"], Value::Array(Vec::new()), "1 tells that nothing is active");
+    assert_eq!(
+        cli.json(1, &["status"])["active"],
+        Value::Array(Vec::new()),
+        "1 tells that nothing is active"
+    );
 
     let first = cli.json(0, &["publish", "order-analytics"]);
     let second = cli.json(0, &["publish", "order-analytics-banded"]);
-    for key in ["digest", "name", "version", "bytes", "artifact_bytes", "compile_ms", "new_module", "fixture_events"] {
+    for key in
+        ["digest", "name", "version", "bytes", "artifact_bytes", "compile_ms", "new_module", "fixture_events"]
+    {
         assert!(!first[key].is_null(), "{key} is missing in {first}");
     }
     let again = cli.json(0, &["publish", "order-analytics"]);
@@ -155,7 +161,10 @@ fn a_new_guest_builds_and_passes_its_fixture_at_once_and_a_change_shows() {
     let bench = cli.json(0, &["bench", "order-notes", at[0], at[1], "--seconds", "1"]);
     let [candidate, active] = &bench["figures"].as_array().expect("figures")[..] else { panic!("{bench}") };
     assert_eq!((&candidate["which"], &active["which"]), (&"candidate".into(), &"active".into()));
-    assert_eq!(candidate["instructions_per_record"], active["instructions_per_record"], "it is the same module");
+    assert_eq!(
+        candidate["instructions_per_record"], active["instructions_per_record"],
+        "it is the same module"
+    );
     assert!(candidate["ns_per_record"].as_u64() > Some(0));
 }
 
