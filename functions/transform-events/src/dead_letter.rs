@@ -2,10 +2,10 @@
 
 use outflow_broker::{
     Record,
-    letters::{self, Origin, Rejection as Told},
+    letters::{self, Origin},
 };
 use outflow_kafka_batch as batch;
-use outflow_transform::{Digest, Rejection, Slot};
+use outflow_transform::{Loaded, Rejection};
 
 /// Why a record is put aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,27 +17,35 @@ pub(crate) struct Reason {
     pub(crate) message: String,
 }
 
+impl Reason {
+    /// The record was redriven for one transform alone, and that one does not run.
+    pub(crate) fn inactive(slot: &str) -> Self {
+        let message = format!("no module of {slot} is active: activate one, then redrive the record");
+        Self { stage: "slot", code: "not_active".to_owned(), message }
+    }
+}
+
 impl From<Rejection> for Reason {
     fn from(rejection: Rejection) -> Self {
         Self { stage: rejection.stage.as_str(), code: rejection.code, message: rejection.message }
     }
 }
 
-/// The dead letter of a record whose headers are those that [`Origin::take`] left. `by` is the transform that rejected it;
-/// where none did, all of them lack it.
+/// The dead letter of a record whose headers are those that [`Origin::take`] left. `by` rejected it; without, none of the
+/// modules was asked.
 pub(crate) fn record(
     origin: &Origin<'_>,
     record: &batch::Record,
     reason: &Reason,
-    by: Option<(&Slot, &Digest)>,
+    by: Option<&Loaded>,
 ) -> Record {
-    let told = Told {
+    let rejection = letters::Rejection {
         stage: reason.stage,
         code: &reason.code,
         reason: &reason.message,
-        by: by.map(|(slot, digest)| (slot.as_str(), digest.as_str())),
+        by: by.map(|by| (by.slot.as_str(), by.digest().as_str())),
     };
-    letters::dead_letter(origin, record.key.clone(), record.value.clone(), record.headers.clone(), &told)
+    letters::dead_letter(origin, record.key.clone(), record.value.clone(), record.headers.clone(), &rejection)
 }
 
 #[cfg(test)]
@@ -45,20 +53,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_letter_tells_which_transform_rejected_the_record() {
+    fn a_redriven_record_that_nobody_can_take_stays_for_its_transform() {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let headers =
+            [("eventType", "OrderCreated"), ("outflow-attempts", "2"), ("outflow-slot", "order_items")];
         let mut original = batch::Record {
             offset: 7,
             timestamp_ms: 0,
             key: Some(b"o-1".to_vec()),
             value: None,
-            headers: vec![header("eventType", "OrderCreated"), header("outflow-attempts", "2")],
+            headers: headers.map(|(name, value)| header(name, value)).to_vec(),
         };
         let origin = Origin::take("order.events.retry", 3, 7, &mut original.headers);
-        let reason = Reason { stage: "module", code: "no_total".to_owned(), message: "no total".to_owned() };
 
-        let (slot, digest) = (Slot::from("orders_analytics"), Digest::of(b""));
-        let letter = record(&origin, &original, &reason, Some((&slot, &digest)));
+        let letter = record(&origin, &original, &Reason::inactive("order_items"), None);
 
         assert_eq!((letter.topic.as_str(), &letter.key), ("order.events.dlq", &original.key));
         assert_eq!(letter.payload, None, "a tombstone stays one");
@@ -69,11 +77,10 @@ mod tests {
             .collect();
         expect_test::expect![[r#"
             eventType=OrderCreated
-            outflow-reason=no total
-            outflow-code=no_total
-            outflow-stage=module
-            outflow-slot=orders_analytics
-            outflow-transform-digest=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+            outflow-reason=no module of order_items is active: activate one, then redrive the record
+            outflow-code=not_active
+            outflow-stage=slot
+            outflow-slot=order_items
             outflow-topic=order.events
             outflow-partition=3
             outflow-offset=7

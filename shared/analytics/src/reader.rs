@@ -34,6 +34,8 @@ pub struct Column {
     pub name: String,
     #[serde(rename = "type")]
     pub data_type: String,
+    /// `DEFAULT`, `MATERIALIZED` or another kind; empty where a row must bring a value.
+    pub default_kind: String,
 }
 
 /// An order as it counts in ClickHouse.
@@ -134,7 +136,7 @@ impl Reader {
     /// # Errors
     /// Whatever ClickHouse answers.
     pub async fn columns(&self, table: &str) -> Result<Vec<Column>, AnalyticsError> {
-        const COLUMNS: &str = "SELECT name, type FROM system.columns \
+        const COLUMNS: &str = "SELECT name, type, default_kind FROM system.columns \
                                WHERE database = currentDatabase() AND table = ? ORDER BY position";
         self.client
             .0

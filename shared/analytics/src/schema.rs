@@ -1,7 +1,7 @@
 //! Migrations of ClickHouse: the files of `clickhouse/`, embedded, applied in order, recorded, safe to run again.
 
 use crate::{config::Config, error::AnalyticsError, sql};
-use clickhouse::{Client, Row};
+use clickhouse::{Client, Row, sql::Identifier};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -85,6 +85,22 @@ impl Schema {
             database: config.clickhouse_database.clone(),
             client: ClientDebug(config.client_without_database()?),
         })
+    }
+
+    /// Adds a column that rows need not bring: those that are there, and those of modules that don't know it, have the
+    /// type's default. Safe to repeat; never changes a column that is there.
+    ///
+    /// # Errors
+    /// Whatever ClickHouse answers, such as to a type that it doesn't know.
+    pub async fn add_column(&self, table: &str, column: &str, data_type: &str) -> Result<(), AnalyticsError> {
+        // The type's own default, told explicitly: a loader sees by it that the column may be missing.
+        let text = format!(
+            "ALTER TABLE ?.? ADD COLUMN IF NOT EXISTS ? {data_type} DEFAULT defaultValueOfTypeName(?)"
+        );
+        let [database, table, column] = [self.database.as_str(), table, column].map(Identifier);
+        let query = self.client.0.query(&text).bind(database).bind(table).bind(column).bind(data_type);
+        let added = query.execute().await;
+        added.map_err(|source| AnalyticsError::Query { operation: "add a column", source })
     }
 
     /// Brings the database up to date. `time_zone` is the shop's IANA zone; None keeps the one in use (UTC at first).

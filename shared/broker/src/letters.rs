@@ -123,8 +123,11 @@ pub fn dead_letter(
     add(header::REASON, cut(reason, MAX_REASON));
     add(header::CODE, cut(code, MAX_CODE));
     add(header::STAGE, stage);
-    if let Some((slot, module)) = by {
+    // What is for one transform alone stays so, whoever gives it up.
+    if let Some(slot) = by.map(|(slot, _)| slot).or(origin.slot.as_deref()) {
         add(header::SLOT, slot);
+    }
+    if let Some((_, module)) = by {
         add(header::MODULE, module);
     }
     add(header::TOPIC, origin.topic);
@@ -200,7 +203,8 @@ mod tests {
         let again = dead_letter(&origin, None, None, redriven, &rejection);
         assert_eq!((again.topic.as_str(), again.payload), ("order.events.dlq", None));
         let told = lines(&again.headers);
-        assert!(told.contains("outflow-offset=7\noutflow-attempts=3") && !told.contains("slot"), "{told}");
+        assert!(told.contains("outflow-offset=7\noutflow-attempts=3"), "{told}");
+        assert!(told.contains("outflow-slot=order_items") && !told.contains("digest"), "{told}");
     }
 
     #[test]

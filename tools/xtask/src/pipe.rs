@@ -13,9 +13,9 @@ use std::{
 use tokio::process::Command;
 
 /// The transform that a new pipe starts with.
-pub const FIRST_TRANSFORM: &str = "orders-analytics";
+pub const FIRST_TRANSFORM: &str = "order-analytics";
 /// The same with orders sorted into bands by their total: what a changed mapping looks like.
-pub const CHANGED_TRANSFORM: &str = "orders-analytics-banded";
+pub const CHANGED_TRANSFORM: &str = "order-analytics-banded";
 
 /// How long figures may take to arrive: some ticks of the relay, each reader's batch window, a service that comes back.
 const PATIENCE: Duration = Duration::from_secs(120);
