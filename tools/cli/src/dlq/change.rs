@@ -23,7 +23,6 @@ use outflow_broker::{
     },
     topics,
 };
-use outflow_outbox::operator::Signature;
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
