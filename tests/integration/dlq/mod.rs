@@ -7,14 +7,12 @@ mod redrive;
 
 use outflow_broker::{
     Producer, Record,
-    letters::{Origin, Rejection, dead_letter},
+    letters::{Origin, Rejection, dead_letter, log::Log},
     topics::{self, TopicSpec},
 };
 use outflow_tests::services;
 use rdkafka::{
-    ClientConfig, Message, Offset, TopicPartitionList,
-    consumer::{Consumer, StreamConsumer},
-    error::KafkaError,
+    Message,
     message::{Headers, OwnedMessage},
 };
 use serde_json::Value;
@@ -136,28 +134,14 @@ impl Desk {
     }
 }
 
-/// Everything that is committed in a topic of one partition; nothing where there is no such topic.
+/// Everything that is committed in a topic by now; nothing where there is no such topic.
 async fn read(brokers: &str, topic: &str) -> Vec<OwnedMessage> {
-    let consumer: StreamConsumer = ClientConfig::new()
-        .set("bootstrap.servers", brokers)
-        .set("group.id", "reads-for-a-test")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("isolation.level", "read_committed")
-        .create()
-        .unwrap();
-    let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
-    consumer.assign(&list).unwrap();
     let mut found = Vec::new();
-    loop {
-        match tokio::time::timeout(TIMEOUT, consumer.recv()).await.expect("the topic has an end") {
-            Ok(message) => found.push(message.detach()),
-            Err(KafkaError::PartitionEOF(_)) => return found,
-            Err(error) if error.to_string().contains("Unknown topic") => return found,
-            Err(error) => panic!("{topic}: {error}"),
-        }
+    let Some(mut reader) = Log::new(brokers).read(topic, None).await.unwrap() else { return found };
+    while let Some(message) = reader.next().await.unwrap() {
+        found.push(message.detach());
     }
+    found
 }
 
 fn text(bytes: Option<&[u8]>) -> String {

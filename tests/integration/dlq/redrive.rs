@@ -194,10 +194,10 @@ async fn what_kafka_does_not_take_is_told_and_its_neighbours_go() {
 
     let report = desk.json(1, &[&["redrive"], &WHY[..]].concat()).await;
 
+    assert_eq!(report["stopped"], Value::Null);
     let expected = ["0: redriven", "1: refused", "2: held_by_earlier", "3: redriven"];
     assert_eq!(results(&report), expected);
     assert_eq!(report["items"][2]["earlier"], json!(desk.id(1)));
-    assert_eq!(report["stopped"], Value::Null);
     assert_eq!(redriven_from(&desk.sent().await), [0, 3]);
     assert_eq!(desk.audit().await.len(), 2);
 }

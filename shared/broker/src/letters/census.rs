@@ -71,6 +71,21 @@ impl Census {
         filter: &Filter,
         state: Option<State>,
     ) -> Result<(), LetterError> {
+        let taken = self.take_there(log, letters, filter, state).await;
+        match taken {
+            // Somebody has deleted it meanwhile.
+            Err(LetterError::Read { .. }) if log.bounds(letters).await?.is_none() => Ok(()),
+            taken => taken,
+        }
+    }
+
+    async fn take_there(
+        &mut self,
+        log: &Log,
+        letters: &str,
+        filter: &Filter,
+        state: Option<State>,
+    ) -> Result<(), LetterError> {
         // Letters that are put aside while this reads are left to the next one.
         let Some(bounds) = log.bounds(letters).await? else { return Ok(()) };
         let history = History::read(log, letters).await?;

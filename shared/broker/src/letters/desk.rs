@@ -11,7 +11,7 @@ use super::{
     log::{Log, blocking},
 };
 use crate::topics;
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use outflow_outbox::operator::Signature;
 use rdkafka::{
     ClientConfig, ClientContext,
@@ -28,8 +28,9 @@ const TRANSACTION_LIMIT: Duration = Duration::from_secs(20);
 const DELIVERY_LIMIT: Duration = Duration::from_secs(10);
 /// Taking the desk waits until what was under way there is ended.
 const TAKE_LIMIT: Duration = Duration::from_secs(30);
-/// How often a commit is asked for again whose answer did not come in time.
-const COMMIT_TRIES: u32 = 3;
+/// How often a transaction is begun that came to nothing for no fault of its records, and a commit is asked for whose answer
+/// did not come in time.
+const TRIES: u32 = 3;
 
 /// The right to deal with one topic's dead letters, until somebody else takes it.
 pub struct Desk {
@@ -108,7 +109,7 @@ impl Desk {
                 record.payload = letter.value.as_deref();
                 self.send(record)
             });
-            let places = try_join_all(sent.collect::<Vec<_>>()).await?;
+            let places = all(join_all(sent.collect::<Vec<_>>()).await)?;
             let results: Vec<_> = places.iter().map(ToString::to_string).collect();
             self.note(Action::Redrive, letters.iter().zip(&results), by).await?;
             Ok(results)
@@ -147,7 +148,7 @@ impl Desk {
             let id = letter.head.id.to_string();
             self.send(FutureRecord::to(&audit).key(id.as_bytes()).payload(entry.as_slice()))
         });
-        try_join_all(entries.collect::<Vec<_>>()).await.map(drop)
+        all(join_all(entries.collect::<Vec<_>>()).await).map(drop)
     }
 
     /// Hands a record to the client at once, so that records keep the order in which this is called.
@@ -164,25 +165,29 @@ impl Desk {
         }
     }
 
-    async fn transaction<T>(&self, write: impl AsyncFnOnce() -> Result<T, KafkaError>) -> Result<T, Failed> {
+    async fn transaction<T>(&self, write: impl AsyncFn() -> Result<T, KafkaError>) -> Result<T, Failed> {
         let nothing = |source| {
             Failed::Stopped(self.explain(source, |topic, source| LetterError::Write { topic, source }))
         };
-        let producer = self.producer.clone();
-        blocking(move || producer.begin_transaction()).await.map_err(nothing)?;
-        let written = match write().await {
-            Ok(written) => written,
-            Err(error) => {
-                let producer = self.producer.clone();
-                let aborted = blocking(move || producer.abort_transaction(DELIVERY_LIMIT)).await;
-                let ours = matches!(
-                    error.rdkafka_error_code(),
-                    Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord)
-                );
-                return Err(if ours && aborted.is_ok() { Failed::Refused(error) } else { nothing(error) });
+        let mut tries_left = TRIES;
+        let written = loop {
+            let producer = self.producer.clone();
+            blocking(move || producer.begin_transaction()).await.map_err(nothing)?;
+            let error = match write().await {
+                Ok(written) => break written,
+                Err(error) => error,
+            };
+            tries_left -= 1;
+            let producer = self.producer.clone();
+            let aborted = blocking(move || producer.abort_transaction(DELIVERY_LIMIT)).await;
+            match aborted {
+                Ok(()) if is_records_own(&error) => return Err(Failed::Refused(error)),
+                // After a record that Kafka did not take the client counts wrongly; ending that transaction mends it.
+                Ok(()) if is_taken_back(&error) && tries_left > 0 => {}
+                _ => return Err(nothing(error)),
             }
         };
-        for tries_left in (0..COMMIT_TRIES).rev() {
+        for tries_left in (0..TRIES).rev() {
             let producer = self.producer.clone();
             match blocking(move || producer.commit_transaction(DELIVERY_LIMIT)).await {
                 Ok(()) => return Ok(written),
@@ -215,6 +220,29 @@ impl Desk {
         }
         otherwise(topic, source)
     }
+}
+
+/// Where one record fails, its transaction does, and the client takes the others back: the error that tells why.
+fn all<T>(results: Vec<Result<T, KafkaError>>) -> Result<Vec<T>, KafkaError> {
+    let errors = || results.iter().filter_map(|result| result.as_ref().err());
+    let telling =
+        errors().find(|error| is_records_own(error)).or_else(|| errors().find(|error| !is_taken_back(error)));
+    match telling.or_else(|| errors().next()).cloned() {
+        Some(error) => Err(error),
+        None => results.into_iter().collect(),
+    }
+}
+
+/// Kafka does not take a record of this kind, whatever else is sent.
+fn is_records_own(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidRecord))
+}
+
+/// The client gave it up because of something else.
+fn is_taken_back(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight))
 }
 
 /// What the client says on its own goes to the log: whoever waits for it is told by its answers.
