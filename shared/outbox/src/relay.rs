@@ -4,7 +4,6 @@ use crate::{
     error::RelayError,
     failover, failures,
     flow::Flow,
-    gaps::IdStep,
     lease::Lease,
     log::{self, Standing},
     metrics::{Metrics, OpenGaps},
@@ -309,7 +308,8 @@ impl<P: Publisher> Relay<P> {
         }
         self.0.order.lock().expect("no holder of this lock panics").begins(&standing.server_uuid, position);
         let gaps = if standing.has_gaps { log::load_gaps(connection, group).await? } else { Vec::new() };
-        let mut flow = Flow::new(position, gaps, IdStep::new(standing.id_increment, standing.id_offset));
+        let step = log::step_watch(connection, position, standing).await?;
+        let mut flow = Flow::new(position, gaps, step);
         if standing.has_parked {
             flow.park_all(failures::aggregates(connection, group).await?);
         }

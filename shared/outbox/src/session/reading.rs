@@ -1,6 +1,6 @@
 //! Reading pages, at the pace that `pace` sets, and taking in what they bring.
 
-use super::{Connection, Happened, Session, in_time, keep};
+use super::{Connection, Happened, Session, acquire, in_time, keep};
 use crate::{
     error::RelayError,
     flow::ROW_INVALID,
@@ -13,14 +13,24 @@ use std::time::Instant;
 impl<'a, P: Publisher> Session<'a, P> {
     pub(super) fn read(&self, mut connection: Connection, page: (usize, usize)) -> BoxFuture<'a, Happened> {
         let (position, ranges) = (self.flow.cursor(), log::ranges(self.flow.open_gaps()));
-        let metrics = self.means.metrics;
+        let (metrics, pool) = (self.means.metrics, self.means.pool.clone());
         // A task of its own: where the runtime has a thread for it, rows come in while the records of the page before are
         // made. It also ends well if nobody waits for it any more, and gives its connection back as it should be.
         let reading = tokio::spawn(async move {
             let began_at = Instant::now();
             let read = log::read_page(&mut connection, position, &ranges, page);
             let page = in_time("read a page", read).await;
-            (keep(connection, page.is_ok()), page, began_at, began_at.elapsed())
+            let took = began_at.elapsed();
+            let whole = page.as_ref().is_ok_and(|page| !page.cut);
+            let (connection, page) = match (keep(connection, whole), page) {
+                // The rest of a page that was cut is not waited for: MySQL sends no more once the connection is gone.
+                (None, Ok(page)) => match acquire(&pool).await {
+                    Ok(connection) => (Some(connection), Ok(page)),
+                    Err(error) => (None, Err(error)),
+                },
+                kept => kept,
+            };
+            (connection, page, began_at, took)
         });
         Box::pin(async move {
             let (connection, page, began_at, took) =
