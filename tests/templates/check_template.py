@@ -112,8 +112,9 @@ def check_mappings(resources):
     """Each Kafka source: partial responses, finite retries, a dead-letter topic, provisioned mode, from the beginning."""
     mappings = of_type(resources, "AWS::Lambda::EventSourceMapping")
     topics = sorted(topic for mapping in mappings.values() for topic in mapping["Properties"]["Topics"])
-    if topics != ["order.events", "orders_analytics"]:
-        yield f"topics are {topics}: expected order.events and orders_analytics"
+    wanted = ["inventory.events", "inventory_analytics", "order.events", "order_items_analytics", "orders_analytics"]
+    if topics != wanted:
+        yield f"topics are {topics}: expected {wanted}"
     for name, mapping in mappings.items():
         properties = mapping["Properties"]
         (topic,) = properties["Topics"]

@@ -13,8 +13,10 @@ use std::time::Duration;
 pub const ORDER_EVENTS: &str = "order.events";
 /// Events of stock reservations, keyed by order id.
 pub const INVENTORY_EVENTS: &str = "inventory.events";
-/// Analytics rows as the transform wrote them, keyed by order id.
+/// Analytics rows as a transform wrote them, keyed by order id. A topic of rows has the name of their table.
 pub const ORDERS_ANALYTICS: &str = "orders_analytics";
+pub const ORDER_ITEMS_ANALYTICS: &str = "order_items_analytics";
+pub const INVENTORY_ANALYTICS: &str = "inventory_analytics";
 
 /// Partitions of a topic that carries events or rows: what one machine's readers can share.
 const PARTITIONS: i32 = 4;
@@ -41,8 +43,13 @@ pub fn all() -> Vec<TopicSpec> {
         spec(ORDER_EVENTS, PARTITIONS),
         spec(INVENTORY_EVENTS, PARTITIONS),
         spec(ORDERS_ANALYTICS, PARTITIONS),
+        spec(ORDER_ITEMS_ANALYTICS, PARTITIONS),
+        spec(INVENTORY_ANALYTICS, PARTITIONS),
         spec(&dead_letters(ORDER_EVENTS), 1),
+        spec(&dead_letters(INVENTORY_EVENTS), 1),
         spec(&dead_letters(ORDERS_ANALYTICS), 1),
+        spec(&dead_letters(ORDER_ITEMS_ANALYTICS), 1),
+        spec(&dead_letters(INVENTORY_ANALYTICS), 1),
     ]
 }
 

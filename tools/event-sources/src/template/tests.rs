@@ -43,7 +43,10 @@ fn our_own_template_is_understood() {
         outbox-relay 75s at once Some(3) retries 0 coalesce true
         transform-events 60s at once None retries 2 coalesce false
         outbox-relay <- rate(1 minute) each 5s Some("{\"every_s\":5,\"for_s\":0}")
+        Mapping { name: "InventoryAnalytics", function: "load-analytics", topic: "inventory_analytics", group: "outflow-load-analytics-inventory_analytics", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 5000, window: 1s, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("inventory_analytics.dlq") }
+        Mapping { name: "InventoryEvents", function: "transform-events", topic: "inventory.events", group: "outflow-transform-events-inventory.events", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 500, window: 500ms, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("inventory.events.dlq") }
         Mapping { name: "OrderEvents", function: "transform-events", topic: "order.events", group: "outflow-transform-events-order.events", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 500, window: 500ms, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("order.events.dlq") }
+        Mapping { name: "OrderItemsAnalytics", function: "load-analytics", topic: "order_items_analytics", group: "outflow-load-analytics-order_items_analytics", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 5000, window: 1s, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("order_items_analytics.dlq") }
         Mapping { name: "OrdersAnalytics", function: "load-analytics", topic: "orders_analytics", group: "outflow-load-analytics-orders_analytics", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 5000, window: 1s, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("orders_analytics.dlq") }
     "#]]
     .assert_eq(&format!("{}\n", lines.join("\n")));
