@@ -2,7 +2,7 @@
 
 use crate::{
     Digest, Event, Generation, Outcome, Rejection, Row, Stage, Stamp,
-    cells::{Cell, is_uuid, write_millis, write_number, write_plain},
+    cells::{Cell, WriteCell, is_uuid, write_millis, write_number, write_plain},
     schema::{Schema, Table},
 };
 
