@@ -1,5 +1,8 @@
 //! Ids that were given and are not there: whatever becomes of them, nothing is lost and nothing is held up.
 
+mod bound;
+mod steps;
+
 use outflow_outbox::{Relay, RelayError, RelaySettings, write_without_lock};
 use outflow_tests::{OwnServer, Recorder, TestShop, event, in_a_minute, long, until, write_event};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
@@ -24,15 +27,23 @@ async fn until_closed(relay: &Relay<Recorder>) {
     until("all gaps are closed", async || relay.drain(in_a_minute()).await.unwrap().gaps == 0).await;
 }
 
-/// Drains until the oldest gap is so old that it would be dead if nothing kept it open.
-async fn until_ripe(shop: &TestShop, relay: &Relay<Recorder>) {
-    until("the gap is old", async || {
-        relay.drain(in_a_minute()).await.unwrap();
-        let age = "SELECT COALESCE(MAX(TIMESTAMPDIFF(SECOND, first_seen_at, UTC_TIMESTAMP(6))), 99) FROM outbox_gaps";
-        shop.number(age).await >= 3
-    })
-    .await;
+/// Drains until the oldest gap is so many seconds old, at which it would be dead if nothing kept it open.
+async fn until_old(shop: &TestShop, relay: &Relay<Recorder>, seconds: i64) {
+    const AGE: &str =
+        "SELECT COALESCE(MAX(TIMESTAMPDIFF(SECOND, first_seen_at, UTC_TIMESTAMP(6))), 999) FROM outbox_gaps";
+    // Each of them takes less than the minute after which it would be given up.
+    for age in [seconds / 3, seconds * 2 / 3, seconds] {
+        until("the gap is old", async || {
+            relay.drain(in_a_minute()).await.unwrap();
+            shop.number(AGE).await >= age
+        })
+        .await;
+    }
     relay.drain(in_a_minute()).await.unwrap();
+}
+
+async fn until_ripe(shop: &TestShop, relay: &Relay<Recorder>) {
+    until_old(shop, relay, 3).await;
 }
 
 #[tokio::test]
@@ -66,8 +77,13 @@ async fn transactions_that_commit_in_reverse_are_delivered_each_once() {
 
 #[tokio::test]
 async fn a_transaction_that_stays_open_holds_nobody_up_and_keeps_its_gap_however_old_that_is() {
-    let shop = TestShop::start().await;
-    let (relay, recorder) = relay(&shop);
+    // Of its own: while it is open, no relay on its server closes a gap.
+    let server = OwnServer::start().await;
+    let shop = &server.shop;
+    // Two minutes and the grace that a relay has by itself; else none, and seconds.
+    let (grace, age) = if long() { (RelaySettings::default().gap_grace, 120) } else { (Duration::ZERO, 3) };
+    let recorder = Recorder::default();
+    let relay = shop.relay_to(&recorder, RelaySettings { gap_grace: grace, ..RelaySettings::default() });
     let mut slow = shop.begin().await;
     write_event(&mut slow, "slow", 1).await;
     for version in 1..=10 {
@@ -75,13 +91,17 @@ async fn a_transaction_that_stays_open_holds_nobody_up_and_keeps_its_gap_however
         let report = relay.drain(in_a_minute()).await.unwrap();
         assert_eq!((report.published, report.backlog, report.oldest_age_ms), (1, 0, 0));
     }
-    until_ripe(&shop, &relay).await;
+    // Given after it, and given up: nothing tells it from one that the open transaction holds.
+    shop.roll_back("rolled-back").await;
+    shop.commit("quick", 11).await;
+    until_old(shop, &relay, age).await;
 
-    assert_eq!(ranges(&shop).await, [(1, 1)]);
+    assert_eq!(ranges(shop).await, [(1, 1), (12, 12)]);
     slow.commit().await.unwrap();
-    let report = relay.drain(in_a_minute()).await.unwrap();
-    assert_eq!((report.published, report.gaps), (1, 0));
-    assert_eq!(recorder.versions_of("quick"), (1..=10).collect::<Vec<_>>());
+    assert_eq!(relay.drain(in_a_minute()).await.unwrap().published, 1);
+    until_closed(&relay).await;
+    assert_eq!(recorder.versions_of("quick"), (1..=11).collect::<Vec<_>>());
+    assert_eq!(recorder.versions_of("slow"), [1]);
 }
 
 #[tokio::test]
@@ -146,42 +166,6 @@ async fn an_insert_that_waits_for_a_lock_with_its_id_in_hand_is_waited_for() {
     until_closed(&relay).await;
 }
 
-#[tokio::test]
-async fn ids_between_the_steps_of_auto_increment_are_no_gaps_and_one_on_the_step_is() {
-    let server = OwnServer::start().await;
-    let shop = &server.shop;
-    let mut admin = shop.admin().await;
-    admin
-        .execute("SET GLOBAL auto_increment_increment = 10, GLOBAL auto_increment_offset = 3")
-        .await
-        .unwrap();
-    // Sessions take the settings when they begin.
-    let mut writer = shop.connect().await;
-    let (relay, recorder) = relay(shop);
-    for version in 1..=3 {
-        write_event(&mut writer, "kept", version).await;
-    }
-    let none = relay.drain(in_a_minute()).await.unwrap();
-    writer.execute("BEGIN").await.unwrap();
-    write_event(&mut writer, "rolled-back", 1).await;
-    writer.execute("ROLLBACK").await.unwrap();
-    let mut open = shop.connect().await;
-    open.execute("BEGIN").await.unwrap();
-    write_event(&mut open, "open", 1).await;
-    write_event(&mut writer, "kept", 4).await;
-    relay.drain(in_a_minute()).await.unwrap();
-    let both = ranges(shop).await;
-    open.execute("COMMIT").await.unwrap();
-    relay.drain(in_a_minute()).await.unwrap();
-    let lost = ranges(shop).await;
-    until_closed(&relay).await;
-
-    let ids: Vec<u64> = recorder.published().iter().map(|event| event.id).collect();
-    assert_eq!((none.published, none.gaps), (3, 0));
-    assert_eq!((both, lost), (vec![(33, 43)], vec![(33, 33)]));
-    assert_eq!(ids, [3, 13, 23, 53, 43]);
-}
-
 /// So many events in one statement; MySQL gives it ids in blocks, each twice as large as the one before.
 fn bulk(events: u32, payload: &str) -> String {
     format!(
@@ -208,6 +192,45 @@ async fn the_thousands_of_ids_that_a_bulk_insert_leaves_out_are_one_gap() {
     assert_eq!(first, 5_001);
     assert!(last - first > 1_000, "{first} to {last}");
     assert_eq!(recorder.published().len(), 5_001);
+}
+
+#[tokio::test]
+async fn a_hole_of_thousands_is_split_where_a_row_appears_in_it_and_both_halves_are_looked_after() {
+    let shop = TestShop::start().await;
+    let (patient, recorder) = shop.recording_relay();
+    shop.run(bulk(5_000, "'{}'")).await;
+    // Behind the ids that this one left out; then thousands more, whose transaction is open, and what that leaves out.
+    let mut slow = shop.begin().await;
+    write_event(&mut slow, "slow", 1).await;
+    let mut inserting = shop.connect().await;
+    inserting.execute("BEGIN").await.unwrap();
+    let sql = bulk(5_000, "'{}'").replace("'bulk-'", "'second-'");
+    inserting.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
+    shop.commit("behind", 1).await;
+
+    let report = patient.drain(in_a_minute()).await.unwrap();
+    let whole = ranges(&shop).await;
+    slow.commit().await.unwrap();
+    patient.drain(in_a_minute()).await.unwrap();
+    let split = ranges(&shop).await;
+    inserting.execute("COMMIT").await.unwrap();
+    let filled = patient.drain(in_a_minute()).await.unwrap();
+    let tails = ranges(&shop).await;
+    until_closed(&relay(&shop).0).await;
+
+    let id_of = |aggregate: &str| {
+        let events = recorder.published();
+        events.iter().find(|event| event.aggregate_id == aggregate).unwrap().id
+    };
+    let (slow, first, last, behind) =
+        (id_of("slow"), id_of("second-1"), id_of("second-5000"), id_of("behind"));
+    assert_eq!((report.published, filled.published), (5_001, 5_000));
+    assert!(slow - 5_001 > 1_000 && behind - last > 1_000, "{slow}, {last}, {behind}");
+    assert_eq!((first, last), (slow + 1, slow + 5_000));
+    assert_eq!(whole, [(5_001, behind - 1)]);
+    assert_eq!(split, [(5_001, slow - 1), (slow + 1, behind - 1)]);
+    assert_eq!(tails, [(5_001, slow - 1), (last + 1, behind - 1)]);
+    assert_eq!(recorder.published().len(), 10_002);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! What an operator sees of the outbox and may do about it, against the real server and the real relay.
 
+mod beside;
 mod change;
 mod cli;
+mod discard;
 mod group;
 mod list;
 mod live;
@@ -14,7 +16,7 @@ use outflow_outbox::{
     FailureKind, OutboxEvent, PublishError, Publisher, Relay, RelaySettings, Report, RetrySettings,
 };
 use outflow_tests::{Recorder, TestShop, in_a_minute, write_event};
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Executor, MySql, Transaction};
 use std::{
     collections::BTreeMap,
     ops::RangeInclusive,
@@ -158,4 +160,14 @@ async fn commit_events(shop: &TestShop, aggregate: &str, versions: RangeInclusiv
 /// The ids in the outbox.
 async fn ids(shop: &TestShop) -> Vec<u64> {
     sqlx::query_scalar("SELECT id FROM outbox ORDER BY id").fetch_all(shop.store.pool()).await.unwrap()
+}
+
+/// Holds the group's row, as a relay does that moves its position.
+async fn hold(shop: &TestShop) -> Transaction<'static, MySql> {
+    let mut relay = shop.begin().await;
+    sqlx::query("SELECT position FROM outbox_position WHERE relay_group = 'default' FOR UPDATE")
+        .fetch_one(&mut *relay)
+        .await
+        .unwrap();
+    relay
 }

@@ -3,7 +3,14 @@
 use outflow_outbox::{Relay, RelayError, RelaySettings, RetrySettings};
 use outflow_tests::{OwnServer, Recorder, TestShop, in_a_minute, until};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
-use std::time::Duration;
+use std::{io, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+};
 use uuid::Uuid;
 
 /// What a relay says to its first drain on this database.
@@ -196,4 +203,77 @@ async fn on_a_server_that_takes_no_writes_or_isolates_otherwise_a_relay_says_so_
     assert!(matches!(later, RelayError::ReadOnly), "{later:?}");
     assert_eq!(recorder.versions_of("a"), [1, 2]);
     admin.close().await.unwrap();
+}
+
+/// Words and what is put in their place, of the same length.
+type Words = Vec<(String, String)>;
+
+/// The shop's database behind somebody who changes words: what the relay asks, and what MySQL answers.
+async fn behind_a_changer(shop: &TestShop, asked: Words, answered: Words) -> String {
+    assert!(asked.iter().chain(&answered).all(|(word, other)| word.len() == other.len()));
+    let (server, database) = shop.database_url.rsplit_once('/').unwrap();
+    let (user, address) = server.rsplit_once('@').unwrap();
+    let (listener, mysql) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), address.to_owned());
+    let url = format!("{user}@{}/{database}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((relay, _)) = listener.accept().await {
+            let (from_relay, to_relay) = relay.into_split();
+            let (from_mysql, to_mysql) = TcpStream::connect(&mysql).await.unwrap().into_split();
+            // Each ends with its connection.
+            tokio::spawn(forward(from_relay, to_mysql, asked.clone()));
+            tokio::spawn(forward(from_mysql, to_relay, answered.clone()));
+        }
+    });
+    url
+}
+
+/// Packet by packet, so that no word is cut in two.
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, words: Words) -> io::Result<()> {
+    loop {
+        let mut head = [0; 4];
+        from.read_exact(&mut head).await?;
+        let mut body = vec![0; usize::from(head[0]) | usize::from(head[1]) << 8 | usize::from(head[2]) << 16];
+        from.read_exact(&mut body).await?;
+        for (word, other) in &words {
+            while let Some(at) = body.windows(word.len()).position(|bytes| bytes == word.as_bytes()) {
+                body[at..at + word.len()].copy_from_slice(other.as_bytes());
+            }
+        }
+        to.write_all(&[&head[..], &body].concat()).await?;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_handed_out_at_another_isolation_than_was_asked_for_is_caught() {
+    const ASKED: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+    let shop = TestShop::start().await;
+    shop.commit("a", 1).await;
+    for (instead, found) in [
+        ("SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SERIALIZABLE"),
+        // Somebody in between keeps it to himself, and the server's own default holds.
+        ("DO 0", "REPEATABLE-READ"),
+    ] {
+        let instead = format!("{instead:<0$}", ASKED.len());
+        let url = behind_a_changer(&shop, vec![(ASKED.to_owned(), instead)], Vec::new()).await;
+
+        let error = refusal(&url).await;
+
+        assert!(matches!(&error, RelayError::Isolation { found: is } if is == found), "{error:?}");
+        assert!(error.to_string().contains("wants READ-COMMITTED"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_says_so_though_it_lacks_what_is_asked_next() {
+    let shop = TestShop::start().await;
+    let version: String = sqlx::query_scalar("SELECT VERSION()").fetch_one(shop.store.pool()).await.unwrap();
+    let (_, rest) = version.split_once('.').unwrap();
+    let old = format!("{:0>1$}.{rest}", 5, version.len() - rest.len() - 1);
+    // As before 5.7.8, and as MariaDB.
+    let unknown = vec![("super_read_only".to_owned(), "super_read_none".to_owned())];
+    let url = behind_a_changer(&shop, unknown, vec![(version, old.clone())]).await;
+
+    let error = refusal(&url).await;
+
+    assert_eq!(error.to_string(), format!("server {old} cannot carry an outbox: wants MySQL 8.0 or newer"));
 }

@@ -112,7 +112,8 @@ def check_mappings(resources):
     """Each Kafka source: partial responses, finite retries, a dead-letter topic, provisioned mode, from the beginning."""
     mappings = of_type(resources, "AWS::Lambda::EventSourceMapping")
     topics = sorted(topic for mapping in mappings.values() for topic in mapping["Properties"]["Topics"])
-    expected = ["order.events", "order.events.retry", "orders_analytics", "orders_analytics.retry"]
+    sources = ["inventory.events", "inventory_analytics", "order.events", "order_items_analytics", "orders_analytics"]
+    expected = sorted(sources + [f"{topic}.retry" for topic in sources])
     if topics != expected:
         yield f"topics are {topics}: expected {expected}"
     readers = {mapping["Properties"]["Topics"][0]: mapping["Properties"]["FunctionName"] for mapping in mappings.values()}

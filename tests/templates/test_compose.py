@@ -373,15 +373,19 @@ def test_sink_speaks_to_this_clickhouse():
 
 def test_sink_reads_the_rows_and_keeps_what_is_refused():
     topics = rust("shared/broker/src/topics.rs")
-    rows = const(topics, "ORDERS_ANALYTICS")
-    assert SINK["topics"] == rows
-    assert SINK["topic2TableMap"] == f"{rows}=orders_analytics"
+    rows = [const(topics, name) for name in ("ORDERS_ANALYTICS", "ORDER_ITEMS_ANALYTICS", "INVENTORY_ANALYTICS")]
+    assert SINK["topics"].split(",") == rows
+    # A topic of rows has the name of their table.
+    assert SINK["topic2TableMap"].split(",") == [f"{topic}={topic}" for topic in rows]
+    migrations = "".join(path.read_text() for path in (ROOT / "clickhouse").glob("*.sql"))
+    assert all(f"CREATE TABLE IF NOT EXISTS ${{database}}.{table}\n" in migrations for table in rows)
     assert SINK["errors.tolerance"] == "all"
-    assert SINK["errors.deadletterqueue.topic.name"] == f"{rows}.dlq"
+    # The sink knows one place for whatever it reads; a header names the topic.
+    assert SINK["errors.deadletterqueue.topic.name"] == f"{rows[0]}.dlq"
     assert SINK["consumer.override.max.poll.records"] == "5000"
     # A task takes whole partitions: more tasks than partitions would idle.
     listed = dict(entry.split(":") for entry in SERVICES["kafka-init"]["environment"]["TOPICS"].split())
-    assert int(SINK["tasks.max"]) <= int(listed[rows])
+    assert int(SINK["tasks.max"]) <= min(int(listed[topic]) for topic in rows)
 
 
 def test_sink_password_is_a_reference_that_the_worker_resolves():

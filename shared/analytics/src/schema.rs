@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// In order. A file once released never changes; a change is a new file.
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration { name: "0001_database", text: include_str!("../../../clickhouse/0001_database.sql") },
     Migration {
         name: "0002_orders_analytics",
@@ -17,6 +17,18 @@ const MIGRATIONS: [Migration; 4] = [
         text: include_str!("../../../clickhouse/0003_sales_history.sql"),
     },
     Migration { name: "0004_sales_views", text: include_str!("../../../clickhouse/0004_sales_views.sql") },
+    Migration {
+        name: "0005_order_items_analytics",
+        text: include_str!("../../../clickhouse/0005_order_items_analytics.sql"),
+    },
+    Migration {
+        name: "0006_inventory_analytics",
+        text: include_str!("../../../clickhouse/0006_inventory_analytics.sql"),
+    },
+    Migration {
+        name: "0007_canary_orders",
+        text: include_str!("../../../clickhouse/0007_canary_orders.sql"),
+    },
 ];
 /// The shop's, where nothing was ever said.
 const DEFAULT_TIME_ZONE: &str = "UTC";
@@ -34,7 +46,8 @@ impl Migration {
         hex::encode(Sha256::digest(self.text))
     }
 
-    /// Such a file only replaces views, and is applied again when the zone changes.
+    /// Such a file only replaces views, and is applied again when the zone changes. So are all behind it: they may have
+    /// replaced one of those views in their turn.
     fn depends_on_time_zone(&self) -> bool {
         self.text.contains("'${time_zone}'")
     }
@@ -117,6 +130,7 @@ impl Schema {
         let in_use = recorded.iter().map(|r| r.time_zone.as_str()).find(|zone| !zone.is_empty());
         let time_zone = time_zone.or(in_use).unwrap_or(DEFAULT_TIME_ZONE).to_owned();
         let mut applied = Applied { ran: Vec::new(), already: 0, time_zone };
+        let mut follows_zone = false;
         for migration in &MIGRATIONS {
             let before = recorded.iter().find(|r| r.name == migration.name);
             if let Some(before) = before
@@ -128,7 +142,8 @@ impl Schema {
                     now: migration.digest(),
                 });
             }
-            let zone = if migration.depends_on_time_zone() { applied.time_zone.as_str() } else { "" };
+            follows_zone |= migration.depends_on_time_zone();
+            let zone = if follows_zone { applied.time_zone.as_str() } else { "" };
             if before.is_some_and(|before| before.time_zone == zone) {
                 applied.already += 1;
             } else {

@@ -13,8 +13,10 @@ use std::time::Duration;
 pub const ORDER_EVENTS: &str = "order.events";
 /// Events of stock reservations, keyed by order id.
 pub const INVENTORY_EVENTS: &str = "inventory.events";
-/// Analytics rows as the transform wrote them, keyed by order id.
+/// Analytics rows as a transform wrote them, keyed by order id. A topic of rows has the name of their table.
 pub const ORDERS_ANALYTICS: &str = "orders_analytics";
+pub const ORDER_ITEMS_ANALYTICS: &str = "order_items_analytics";
+pub const INVENTORY_ANALYTICS: &str = "inventory_analytics";
 
 /// Partitions of a topic that carries events or rows: what one machine's readers can share.
 const PARTITIONS: i32 = 4;
@@ -64,20 +66,18 @@ pub struct TopicSpec {
     pub partitions: i32,
 }
 
+/// The topics that functions read; each has one for its dead letters, one that they are sent back by, and their audit.
+const SOURCES: [&str; 5] =
+    [ORDER_EVENTS, INVENTORY_EVENTS, ORDERS_ANALYTICS, ORDER_ITEMS_ANALYTICS, INVENTORY_ANALYTICS];
+
 /// Every topic that Outflow needs.
 pub fn all() -> Vec<TopicSpec> {
-    let spec = |name: &str, partitions| TopicSpec { name: name.to_owned(), partitions };
-    vec![
-        spec(ORDER_EVENTS, PARTITIONS),
-        spec(INVENTORY_EVENTS, PARTITIONS),
-        spec(ORDERS_ANALYTICS, PARTITIONS),
-        spec(&dead_letters(ORDER_EVENTS), 1),
-        spec(&dead_letters(ORDERS_ANALYTICS), 1),
-        spec(&retries(ORDER_EVENTS), 1),
-        spec(&retries(ORDERS_ANALYTICS), 1),
-        spec(&audit(ORDER_EVENTS), 1),
-        spec(&audit(ORDERS_ANALYTICS), 1),
-    ]
+    let mut specs: Vec<TopicSpec> =
+        SOURCES.map(|name| TopicSpec { name: name.to_owned(), partitions: PARTITIONS }).to_vec();
+    for beside in [dead_letters, retries, audit] {
+        specs.extend(SOURCES.map(|source| TopicSpec { name: beside(source), partitions: 1 }));
+    }
+    specs
 }
 
 /// What a topic of this name has otherwise than the broker's own settings.

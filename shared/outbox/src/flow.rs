@@ -7,15 +7,26 @@ use crate::{
     dispatch::{Dispatch, Key, Keyring, Task},
     event::OutboxEvent,
     failures::{Attempt, FailureChanges, Place},
-    gaps::{Gap, Gaps, IdStep, StoredGaps},
-    log::{Fetched, Page, Progress},
+    gaps::{Gap, Gaps, IdStep, StepWatch, StoredGaps},
+    log::{self, Fetched, Page, Progress},
     settings::RelaySettings,
 };
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    mem,
+};
 use time::PrimitiveDateTime;
 
 /// Steps that may be open: their events are bounded in bytes, this bounds what is kept beside those.
 const MOST_STEPS: usize = 64;
+/// Bytes of events to park after which no further step is added to a move: they are copied within the time that it has.
+const PARKED_BYTES_A_MOVE: usize = 1 << 20;
+
+/// MySQL holds each row that has appeared in a gap against one range after the other: so many comparisons take a second.
+const MOST_COMPARISONS: usize = 100_000_000;
+
+/// Events that are parked in one move, but for those of a step more.
+const PARKED_A_MOVE: usize = 1_000;
 
 /// The cause of a row that is no event that can be published.
 pub(crate) const ROW_INVALID: &str = "row_invalid";
@@ -25,8 +36,8 @@ pub(crate) const ROW_INVALID: &str = "row_invalid";
 struct Step {
     /// Where the position is once it is over; None where it only filled gaps.
     end: Option<(u64, String)>,
-    /// Ids that have appeared in gaps.
-    filled: Vec<u64>,
+    /// Ids that have appeared in gaps, and the step to which the rest of the gap is cut.
+    filled: Vec<(u64, IdStep)>,
     new_gaps: Vec<Gap>,
     /// Events that are neither confirmed nor parked.
     open: usize,
@@ -39,7 +50,8 @@ pub(crate) struct Taken {
     pub(crate) events: usize,
     /// Rows that are no event that can be published: dead from the start.
     pub(crate) invalid: u64,
-    /// The page would have opened more gaps than the bound allows, and was cut before that.
+    /// The page would have opened more gaps than the bound allows, and was cut before that; or so many are open that it
+    /// did not even ask for what lies behind them.
     pub(crate) at_bound: bool,
 }
 
@@ -53,11 +65,14 @@ pub(crate) struct Flow {
     cursor: u64,
     /// Gaps as of what has been read.
     open: Gaps,
+    step: StepWatch,
+    /// Whether an id off the step was told of.
+    told_of_step: bool,
     steps: VecDeque<Step>,
     first_step: u64,
     /// Of events that are in memory.
     bytes: usize,
-    /// About what a row takes, as of the last page.
+    /// About what a row takes: rises with one page of large rows, and falls by half with each page of small ones.
     row_bytes: usize,
     /// Gaps as of what is over.
     confirmed: StoredGaps,
@@ -69,14 +84,16 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    pub(crate) fn new(position: u64, gaps: Vec<Gap>, step: IdStep) -> Self {
-        let confirmed = StoredGaps::load(gaps, step);
+    pub(crate) fn new(position: u64, gaps: Vec<Gap>, step: StepWatch) -> Self {
+        let confirmed = StoredGaps::load(gaps);
         Self {
             keyring: Keyring::default(),
             dispatch: Dispatch::default(),
             parked: HashMap::new(),
             cursor: position,
             open: confirmed.gaps().clone(),
+            step,
+            told_of_step: false,
             steps: VecDeque::new(),
             first_step: 0,
             bytes: 0,
@@ -122,32 +139,32 @@ impl Flow {
         {
             return None;
         }
-        // With many gaps a page is large enough that each row pays for at most one look into a gap.
-        let rows = settings.batch_rows.max(self.open.len().min(10_000));
+        // With many gaps a page is large enough that each row pays for at most one look into a gap; not where it may be
+        // parked as a whole.
+        let most = if self.parked.len() < PARKED_A_MOVE { 10_000 } else { PARKED_A_MOVE };
+        let rows = settings.batch_rows.max(self.open.len().min(most));
+        let rows = rows.min(MOST_COMPARISONS / self.open.len().clamp(1, log::MOST_ASKED));
         Some((rows.min(settings.batch_bytes / self.row_bytes + 1), settings.batch_bytes))
     }
 
     /// Takes in what was read: gaps it fills, gaps it opens, events to send, events to park.
     pub(crate) fn take_page(&mut self, page: Page, seen_at: PrimitiveDateTime, max_gaps: usize) -> Taken {
-        let mut taken = Taken::default();
+        let mut taken = Taken { at_bound: self.open.len() > log::MOST_ASKED, ..Taken::default() };
+        let step = self.step.judge(page.rows.iter().map(|row| row.event.id));
         let (mut rows, mut behind): (Vec<Fetched>, Vec<Fetched>) = (Vec::new(), Vec::new());
         let mut filled = Vec::new();
         for row in page.rows {
-            if row.event.id > self.cursor {
+            let id = row.event.id;
+            if id > self.cursor {
                 behind.push(row);
-            } else if self.open.fill(row.event.id) {
-                filled.push(row.event.id);
+            } else if let Some(gap) = self.open.around(id) {
+                let step = self.step.of_gap(step, gap);
+                self.open.fill(id, step);
+                filled.push((id, step));
                 rows.push(row);
             }
         }
-        if behind.iter().any(|row| !self.open.step().gives(row.event.id)) {
-            tracing::warn!(
-                "an id lies off the server's auto_increment step: every missing id counts as a gap from now on"
-            );
-            self.open.distrust_step();
-            self.confirmed.distrust_step();
-        }
-        let mut new_gaps = self.open.within(self.cursor, behind.iter().map(|row| row.event.id), seen_at);
+        let mut new_gaps = step.gaps_within(self.cursor, behind.iter().map(|row| row.event.id), seen_at);
         let room = max_gaps.saturating_sub(self.open.len());
         if let Some(beyond) = new_gaps.get(room) {
             let bound = beyond.first;
@@ -161,6 +178,15 @@ impl Flow {
             self.cursor = *id;
         }
         rows.append(&mut behind);
+        if let Some(id) = self.step.see(rows.iter().map(|row| row.event.id))
+            && !mem::replace(&mut self.told_of_step, true)
+        {
+            tracing::warn!(
+                id,
+                "an id lies off the server's auto_increment step: every missing id counts as a gap for the next {} rows",
+                StepWatch::ENOUGH
+            );
+        }
         taken.events = rows.len();
         if rows.is_empty() {
             return taken;
@@ -170,7 +196,7 @@ impl Flow {
         self.steps.push_back(Step { end, filled, new_gaps, open: rows.len(), failures });
         let bytes: usize = rows.iter().map(|row| row.event.bytes()).sum();
         self.bytes += bytes;
-        self.row_bytes = (bytes / rows.len()).max(1);
+        self.row_bytes = (bytes / rows.len()).max(self.row_bytes / 2).max(1);
         for Fetched { event, fault } in rows {
             let key = self.keyring.key(&event.aggregate_type, &event.aggregate_id);
             let task = Task { step: number, key, event };
@@ -208,13 +234,19 @@ impl Flow {
     fn refuse(&mut self, task: &Task, attempt: Attempt) {
         *self.parked.entry(task.key).or_default() += 1;
         let place = place(task.key, &task.event);
-        self.settle(task, |failures| failures.refused.push((place, attempt)));
+        self.settle(task, |failures| {
+            failures.bytes += task.event.bytes();
+            failures.refused.push((place, attempt));
+        });
     }
 
     fn wait(&mut self, task: Task) {
         *self.parked.entry(task.key).or_default() += 1;
         let place = place(task.key, &task.event);
-        self.settle(&task, |failures| failures.waiting.push(place));
+        self.settle(&task, |failures| {
+            failures.bytes += task.event.bytes();
+            failures.waiting.push(place);
+        });
     }
 
     fn settle(&mut self, task: &Task, note: impl FnOnce(&mut FailureChanges)) {
@@ -240,11 +272,17 @@ impl Flow {
         dead.iter().filter(|gap| self.open.remove(gap) && self.confirmed.remove(gap)).count()
     }
 
-    /// Moves over the steps that are over; true where there is something to write.
+    /// Moves over the steps that are over; true where there is something to write. Those that one move cannot carry are
+    /// left for the next one.
     pub(crate) fn advance(&mut self) -> bool {
-        while let Some(step) = self.steps.pop_front_if(|step| step.open == 0) {
+        let fits = |parks: usize, noted: usize| parks == 0 || noted < PARKED_BYTES_A_MOVE;
+        while self.failures.refused.len() + self.failures.waiting.len() < PARKED_A_MOVE
+            && let Some(step) = self
+                .steps
+                .pop_front_if(|step| step.open == 0 && fits(step.failures.bytes, self.failures.bytes))
+        {
             self.first_step += 1;
-            step.filled.into_iter().for_each(|id| self.confirmed.fill(id));
+            step.filled.into_iter().for_each(|(id, step)| self.confirmed.fill(id, step));
             step.new_gaps.into_iter().for_each(|gap| self.confirmed.insert(gap));
             self.failures.append(step.failures);
             if let Some((id, event_id)) = step.end {
@@ -252,7 +290,16 @@ impl Flow {
                 self.last_event = Some(event_id);
             }
         }
+        self.has_progress()
+    }
+
+    fn has_progress(&self) -> bool {
         self.position != self.moved_to || !self.failures.is_empty() || self.confirmed.is_dirty()
+    }
+
+    /// Nothing that was read will be read again, once what was taken to be written is.
+    pub(crate) fn is_all_moved(&self) -> bool {
+        self.steps.is_empty() && !self.has_progress()
     }
 
     /// What to write now. The caller writes it, or gives the whole flow up.
@@ -261,7 +308,7 @@ impl Flow {
         Progress {
             position: self.position,
             gaps: self.confirmed.take_changes(),
-            failures: std::mem::take(&mut self.failures),
+            failures: mem::take(&mut self.failures),
             checkpoint: if checkpoint { self.last_event.take() } else { None },
         }
     }

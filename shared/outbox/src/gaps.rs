@@ -2,6 +2,12 @@
 //!
 //! InnoDB gives an id at insert and shows it at commit. So an id missing below a visible one may still appear, and a
 //! reader that only moves forward would lose it. Pure arithmetic; asking MySQL is the work of `log` and `burial`.
+//!
+//! What is open stays open until its row has appeared or it has proven dead: no setting of the server takes it away.
+
+mod step;
+
+pub(crate) use step::{IdStep, StepWatch};
 
 use std::collections::{BTreeMap, BTreeSet};
 use time::PrimitiveDateTime;
@@ -15,102 +21,33 @@ pub(crate) struct Gap {
     pub(crate) first_seen_at: PrimitiveDateTime,
 }
 
-/// Which ids the server gives: `auto_increment_offset`, then every `auto_increment_increment`-th. What lies between
-/// them is nobody's, and no gap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IdStep {
-    increment: u64,
-    offset: u64,
-}
-
-impl Default for IdStep {
-    fn default() -> Self {
-        Self { increment: 1, offset: 1 }
-    }
-}
-
-impl IdStep {
-    /// As MySQL reads the two variables: an offset above the increment counts as none.
-    pub(crate) fn new(increment: u64, offset: u64) -> Self {
-        let increment = increment.max(1);
-        Self { increment, offset: if offset > increment { 1 } else { offset.max(1) } }
-    }
-
-    pub(crate) fn gives(self, id: u64) -> bool {
-        id % self.increment == self.offset % self.increment
-    }
-
-    /// The part of a range that begins and ends with an id the server gives; None where it gives none in between.
-    fn trim(self, first: u64, last: u64) -> Option<(u64, u64)> {
-        let residue = self.offset % self.increment;
-        let first = first + (residue + self.increment - first % self.increment) % self.increment;
-        let last = last.checked_sub((last % self.increment + self.increment - residue) % self.increment)?;
-        (first <= last).then_some((first, last))
-    }
-}
-
 /// The open gaps of a relay group, in order, never touching each other's ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Gaps {
     ranges: BTreeMap<u64, Gap>,
-    step: IdStep,
 }
 
 impl Gaps {
-    pub(crate) fn new(step: IdStep) -> Self {
-        Self { ranges: BTreeMap::new(), step }
-    }
-
-    pub(crate) fn step(&self) -> IdStep {
-        self.step
-    }
-
-    /// From now on every missing id counts: an id has been seen that the server's settings would not give.
-    pub(crate) fn distrust_step(&mut self) {
-        self.step = IdStep::default();
-    }
-
-    /// The gaps before and within `ids`, which lie behind `position` in ascending order.
-    pub(crate) fn within(
-        &self,
-        position: u64,
-        ids: impl IntoIterator<Item = u64>,
-        now: PrimitiveDateTime,
-    ) -> Vec<Gap> {
-        let mut previous = position;
-        let mut gaps = Vec::new();
-        for id in ids {
-            if id > previous + 1
-                && let Some((first, last)) = self.step.trim(previous + 1, id - 1)
-            {
-                gaps.push(Gap { first, last, first_seen_at: now });
-            }
-            previous = id;
-        }
-        gaps
-    }
-
-    /// Trims the range to ids that the server gives; one without any is not kept.
     pub(crate) fn insert(&mut self, gap: Gap) {
-        if let Some((first, last)) = self.step.trim(gap.first, gap.last) {
-            self.ranges.insert(first, Gap { first, last, ..gap });
-        }
+        self.ranges.insert(gap.first, gap);
     }
 
-    /// Takes out one id, whose row has appeared: what is left of its range stays open. False where it was in none.
-    pub(crate) fn fill(&mut self, id: u64) -> bool {
-        let Some((&first, &gap)) = self.ranges.range(..=id).next_back().filter(|(_, gap)| gap.last >= id)
-        else {
-            return false;
-        };
-        self.ranges.remove(&first);
-        if gap.first < id {
-            self.insert(Gap { last: id - 1, ..gap });
+    /// The gap that this id lies in.
+    pub(crate) fn around(&self, id: u64) -> Option<&Gap> {
+        self.ranges.range(..=id).next_back().map(|(_, gap)| gap).filter(|gap| gap.last >= id)
+    }
+
+    /// Takes out one id, whose row has appeared: what is left of its range, cut to `step`, stays open.
+    pub(crate) fn fill(&mut self, id: u64, step: IdStep) {
+        let Some(&gap) = self.around(id) else { return };
+        self.ranges.remove(&gap.first);
+        for (first, last) in [(gap.first, id - 1), (id + 1, gap.last)] {
+            if first <= last
+                && let Some((first, last)) = step.trim(first, last)
+            {
+                self.insert(Gap { first, last, ..gap });
+            }
         }
-        if id < gap.last {
-            self.insert(Gap { first: id + 1, ..gap });
-        }
-        true
     }
 
     /// Takes out a range that has proven dead, unless it has changed since.
@@ -162,13 +99,12 @@ impl GapChanges {
 }
 
 impl StoredGaps {
-    /// As read from the table, whose rows may hold ids that the server's settings no longer give.
-    pub(crate) fn load(rows: Vec<Gap>, step: IdStep) -> Self {
-        let stored: BTreeMap<u64, u64> = rows.iter().map(|gap| (gap.first, gap.last)).collect();
-        let mut gaps = Gaps::new(step);
+    /// As read from the table.
+    pub(crate) fn load(rows: Vec<Gap>) -> Self {
+        let stored = rows.iter().map(|gap| (gap.first, gap.last)).collect();
+        let mut gaps = Gaps::default();
         rows.into_iter().for_each(|gap| gaps.insert(gap));
-        let dirty = stored.keys().copied().chain(gaps.iter().map(|gap| gap.first)).collect();
-        Self { gaps, stored, dirty }
+        Self { gaps, stored, dirty: BTreeSet::new() }
     }
 
     pub(crate) fn gaps(&self) -> &Gaps {
@@ -180,12 +116,9 @@ impl StoredGaps {
         self.gaps.insert(gap);
     }
 
-    pub(crate) fn fill(&mut self, id: u64) {
-        if let Some((&first, gap)) = self.gaps.ranges.range(..=id).next_back()
-            && gap.last >= id
-        {
-            let last = gap.last;
-            self.gaps.fill(id);
+    pub(crate) fn fill(&mut self, id: u64, step: IdStep) {
+        if let Some(&Gap { first, last, .. }) = self.gaps.around(id) {
+            self.gaps.fill(id, step);
             self.dirty.insert(first);
             self.dirty.extend(self.gaps.ranges.range(first..=last).map(|(first, _)| *first));
         }
@@ -197,10 +130,6 @@ impl StoredGaps {
             self.dirty.insert(gap.first);
         }
         removed
-    }
-
-    pub(crate) fn distrust_step(&mut self) {
-        self.gaps.distrust_step();
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -239,65 +168,74 @@ mod tests {
         gaps.iter().map(|gap| (gap.first, gap.last)).collect()
     }
 
+    const EVERY: IdStep = IdStep { increment: 1, offset: 1 };
+
     fn of_page(step: IdStep, position: u64, ids: &[u64]) -> Gaps {
-        let mut gaps = Gaps::new(step);
-        let found = gaps.within(position, ids.iter().copied(), NOW);
-        found.into_iter().for_each(|gap| gaps.insert(gap));
+        let mut gaps = Gaps::default();
+        step.gaps_within(position, ids.iter().copied(), NOW).into_iter().for_each(|gap| gaps.insert(gap));
         gaps
     }
 
     #[test]
-    fn what_is_missing_before_and_within_a_page_is_a_gap_and_what_follows_it_is_not() {
-        let every = IdStep::default();
-        assert_eq!(ranges(&of_page(every, 10, &[12, 13, 17])), [(11, 11), (14, 16)]);
-        assert_eq!(ranges(&of_page(every, 10, &[11, 12])), []);
-        assert_eq!(ranges(&of_page(every, 10, &[])), []);
-    }
-
-    #[test]
-    fn ids_off_the_servers_step_are_no_gaps() {
-        let tens = IdStep::new(10, 3);
-        assert_eq!(ranges(&of_page(tens, 3, &[13, 23, 53])), [(33, 43)]);
-        assert_eq!(ranges(&of_page(tens, 0, &[3, 13])), []);
-        assert_eq!(IdStep::new(10, 11), IdStep::new(10, 1), "mysql ignores an offset above the increment");
-        assert!(tens.gives(43) && !tens.gives(44));
-    }
-
-    #[test]
     fn a_filled_id_splits_its_range() {
-        let mut gaps = of_page(IdStep::default(), 0, &[10]);
+        let mut gaps = of_page(EVERY, 0, &[10]);
 
-        gaps.fill(5);
-        gaps.fill(1);
-        gaps.fill(42);
+        for id in [5, 1, 42] {
+            gaps.fill(id, EVERY);
+        }
 
         assert_eq!(ranges(&gaps), [(2, 4), (6, 9)]);
     }
 
     #[test]
+    fn what_is_left_of_a_range_is_cut_to_the_step_only_where_that_is_asked_for() {
+        let gap = Gap { first: 33, last: 63, first_seen_at: NOW };
+        let left = |step| {
+            let mut gaps = Gaps::default();
+            gaps.insert(gap);
+            gaps.fill(43, step);
+            ranges(&gaps)
+        };
+        assert_eq!(left(IdStep::new(10, 3)), [(33, 33), (53, 63)]);
+        assert_eq!(left(EVERY), [(33, 42), (44, 63)]);
+    }
+
+    #[test]
     fn a_gap_that_changed_since_it_was_proven_dead_stays() {
-        let mut gaps = of_page(IdStep::default(), 0, &[10]);
+        let mut gaps = of_page(EVERY, 0, &[10]);
         let before = Gap { first: 1, last: 9, first_seen_at: NOW };
-        gaps.fill(5);
+        gaps.fill(5, EVERY);
 
         assert!(!gaps.remove(&before));
         assert_eq!(ranges(&gaps), [(1, 4), (6, 9)]);
+    }
+
+    #[test]
+    fn what_the_table_holds_is_neither_cut_nor_written_anew() {
+        let rows = [(5, 5), (6, 8), (13, 24)].map(|(first, last)| Gap { first, last, first_seen_at: NOW });
+        let mut stored = StoredGaps::load(rows.to_vec());
+
+        assert_eq!(ranges(stored.gaps()), [(5, 5), (6, 8), (13, 24)]);
+        assert!(!stored.is_dirty());
+        assert!(stored.take_changes().is_empty());
     }
 
     proptest! {
         #[test]
         fn filling_in_any_order_leaves_exactly_the_ids_that_were_not_seen(
             increment in 1_u64..5,
+            cut in any::<bool>(),
             page in proptest::collection::btree_set(0_u64..60, 1..20),
             filled in proptest::collection::vec(0_u64..60, 0..40),
         ) {
-            let step = IdStep::new(increment, 1);
+            // Cut to the step, its ids are what counts; else each id is.
+            let step = if cut { IdStep::new(increment, 1) } else { EVERY };
             let id = |n: u64| 1 + n * increment;
             let page: BTreeSet<u64> = page.into_iter().map(id).collect();
             let filled: BTreeSet<u64> = filled.into_iter().map(id).collect();
             let mut gaps = of_page(step, 0, &page.iter().copied().collect::<Vec<_>>());
             for id in &filled {
-                gaps.fill(*id);
+                gaps.fill(*id, step);
             }
 
             let last = *page.last().expect("never empty");
@@ -330,13 +268,13 @@ mod tests {
             let mut position = 0;
             for page in pages {
                 let ids: Vec<u64> = page.into_iter().filter(|id| *id > position).collect();
-                for gap in stored.gaps().within(position, ids.iter().copied(), NOW) {
+                for gap in EVERY.gaps_within(position, ids.iter().copied(), NOW) {
                     stored.insert(gap);
                 }
                 position = ids.last().copied().unwrap_or(position);
             }
             for (n, id) in filled.into_iter().enumerate() {
-                stored.fill(id);
+                stored.fill(id, EVERY);
                 if n % write_each == 0 {
                     write(&mut stored);
                 }

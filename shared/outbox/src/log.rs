@@ -4,7 +4,7 @@ use crate::{
     error::RelayError,
     event::OutboxEvent,
     failures::{self, FailureChanges},
-    gaps::{Gap, GapChanges, Gaps},
+    gaps::{Gap, GapChanges, Gaps, IdStep, StepWatch},
     lease::Lease,
 };
 use futures_util::TryStreamExt;
@@ -15,8 +15,16 @@ use std::{
 };
 use time::PrimitiveDateTime;
 
-/// Ranges in one statement: two placeholders each, and MySQL takes 65,535.
+/// The highest bound of open gaps that may be set. A row that appears within a gap leaves two, so there can be more.
 pub(crate) const MOST_RANGES: usize = 16_000;
+/// Ranges that one page asks for. MySQL's optimizer takes about 230 bytes for each id or range that it is told of, of the
+/// 64 MiB that the relay's sessions have, and the statement up to 60, of `max_allowed_packet`.
+pub(crate) const MOST_ASKED: usize = 100_000;
+/// Ranges in a statement that MySQL keeps prepared.
+const MOST_PREPARED: usize = 256;
+/// Ranges up to this many ids are told id by id. MySQL looks for 10,000 single ids in 25 ms, and for as many ranges of one
+/// id in 50; it finds a row's id in a list by halves, but holds it against one range after the other.
+const IDS_ONE_BY_ONE: u64 = 2;
 /// Rows of a table changed by one statement.
 const ROWS_A_STATEMENT: usize = 1_000;
 
@@ -65,7 +73,8 @@ impl Standing {
     }
 }
 
-/// One primary-key read for each thing that it tells; none of them grows with the table. The group, six times.
+/// One primary-key read for each thing that it tells; none of them grows with the table, and heads are counted up to a
+/// bound. The group, six times.
 pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o.last_id,
      (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, CURRENT_TIMESTAMP(6)) FROM outbox
       WHERE id > (SELECT COALESCE(MAX(position), 0) FROM outbox_position WHERE relay_group = ?)
@@ -77,7 +86,8 @@ pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o
      EXISTS (SELECT 1 FROM outbox_failures WHERE relay_group = ? AND state = 'retry'
              AND next_attempt_at <= UTC_TIMESTAMP(6)) AS has_due,
      EXISTS (SELECT 1 FROM outbox_failures WHERE relay_group = ?) AS has_parked,
-     (SELECT COUNT(*) FROM outbox_failures WHERE relay_group = ? AND state IN ('retry', 'dead')) AS parked,
+     (SELECT COUNT(*) FROM (SELECT 1 FROM outbox_failures WHERE relay_group = ? AND state IN ('retry', 'dead')
+                            LIMIT 10000) heads) AS parked,
      @@server_uuid AS server_uuid, p.server_uuid AS known_server_uuid,
      @@transaction_isolation AS isolation,
      @@global.read_only OR @@global.super_read_only AS read_only,
@@ -116,11 +126,41 @@ pub(crate) async fn standing(connection: &mut MySqlConnection, group: &str) -> R
     })
 }
 
+/// What the newest rows up to the position say about the server's step.
+pub(crate) async fn step_watch(
+    connection: &mut MySqlConnection,
+    position: u64,
+    standing: &Standing,
+) -> Result<StepWatch, RelayError> {
+    let step = IdStep::new(standing.id_increment, standing.id_offset);
+    if step.gives_all() {
+        return Ok(StepWatch::new(step, (0, 0)));
+    }
+    let (rows, lowest, off): (i64, Option<u64>, Option<u64>) = sqlx::query_as(
+        "SELECT COUNT(*), MIN(id), MAX(IF(id % ? = ?, NULL, id))
+         FROM (SELECT id FROM outbox WHERE id <= ? ORDER BY id DESC LIMIT ?) newest",
+    )
+    .bind(step.increment)
+    .bind(step.offset % step.increment)
+    .bind(position)
+    .bind(StepWatch::ENOUGH)
+    .fetch_one(connection)
+    .await
+    .map_err(|source| RelayError::Read { position, source })?;
+    let seen = match off {
+        Some(off) => (off, 0),
+        None => (lowest.map_or(position, |lowest| lowest - 1), rows.unsigned_abs()),
+    };
+    Ok(StepWatch::new(step, seen))
+}
+
 /// Rows in id order, and whether there may be more behind them.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     pub(crate) rows: Vec<Fetched>,
     pub(crate) more: bool,
+    /// MySQL has more rows on their way than were taken: the connection brings them before it answers anything else.
+    pub(crate) cut: bool,
 }
 
 /// A row, and what is wrong with it where it is no event that can be published.
@@ -134,6 +174,9 @@ pub(crate) struct Fetched {
 ///
 /// In one snapshot, because a version that is visible was written after the one before it was committed: where a row is
 /// in the answer, so is every row of its aggregate below it, whichever gap it has appeared in.
+///
+/// With more than [`MOST_ASKED`] gaps only the lowest are asked for, and nothing behind them: an answer may end anywhere,
+/// as long as everything below is in it.
 pub(crate) async fn read_page(
     connection: &mut MySqlConnection,
     position: u64,
@@ -141,18 +184,23 @@ pub(crate) async fn read_page(
     (rows, bytes): (usize, usize),
 ) -> Result<Page, RelayError> {
     let failed = |source| RelayError::Read { position, source };
-    let mut query = sqlx::query(AssertSqlSafe(page_sql(gaps.len()))).bind(position);
-    for (first, last) in padded(gaps) {
-        query = query.bind(first).bind(last);
-    }
-    let mut stream = query.bind(rows as u64).fetch(connection);
-    let mut page = Page { rows: Vec::with_capacity(rows.min(1_024)), more: false };
+    let mut stream = if gaps.len() <= MOST_PREPARED {
+        let mut query = sqlx::query(AssertSqlSafe(prepared_page(gaps.len()))).bind(position);
+        for (first, last) in padded(gaps) {
+            query = query.bind(first).bind(last);
+        }
+        query.bind(rows as u64).fetch(connection)
+    } else {
+        sqlx::raw_sql(AssertSqlSafe(plain_page(position, gaps, rows))).fetch(connection)
+    };
+    let mut page = Page { rows: Vec::with_capacity(rows.min(1_024)), ..Page::default() };
     let mut read = 0;
     while let Some(row) = stream.try_next().await.map_err(failed)? {
         let fetched = fetched(&row).map_err(failed)?;
         read += fetched.event.bytes();
         page.rows.push(fetched);
-        if page.rows.len() >= rows || read >= bytes {
+        page.cut = read >= bytes && page.rows.len() < rows;
+        if page.cut || page.rows.len() >= rows {
             page.more = true;
             break;
         }
@@ -166,9 +214,7 @@ fn padded_len(ranges: usize) -> usize {
         0 => 0,
         1..=4 => 4,
         5..=32 => 32,
-        33..=256 => 256,
-        257..=2_048 => 2_048,
-        _ => MOST_RANGES,
+        _ => MOST_PREPARED,
     }
 }
 
@@ -178,15 +224,33 @@ fn padded(gaps: &[(u64, u64)]) -> impl Iterator<Item = (u64, u64)> + '_ {
     gaps.iter().copied().chain(std::iter::repeat_n(last, missing).flatten())
 }
 
+const PAGE: &str = "SELECT id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers, \
+                    created_at FROM outbox WHERE ";
+
 /// The statement of a page: position, then first and last id of each range, then the number of rows.
-pub(crate) fn page_sql(ranges: usize) -> String {
-    let mut sql = "SELECT id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers, \
-                   created_at FROM outbox WHERE id > ?"
-        .to_owned();
-    for _ in 0..padded_len(ranges) {
-        sql.push_str(" OR id BETWEEN ? AND ?");
+fn prepared_page(ranges: usize) -> String {
+    let ranges = " OR id BETWEEN ? AND ?".repeat(padded_len(ranges));
+    format!("{PAGE}id > ?{ranges} ORDER BY id LIMIT ?")
+}
+
+/// The same for as many ranges as there are, with the numbers in its text.
+fn plain_page(position: u64, gaps: &[(u64, u64)], rows: usize) -> String {
+    // Behind what is not asked for nothing may be read.
+    let behind = if gaps.len() > MOST_ASKED { "FALSE".to_owned() } else { format!("id > {position}") };
+    let (short, long): (Vec<_>, Vec<_>) =
+        gaps.iter().take(MOST_ASKED).partition(|(first, last)| last - first < IDS_ONE_BY_ONE);
+    let mut sql = format!("{PAGE}{behind}");
+    for (n, id) in short.iter().flat_map(|(first, last)| *first..=*last).enumerate() {
+        let before = if n == 0 { " OR id IN (" } else { ", " };
+        write!(sql, "{before}{id}").expect("a string takes all");
     }
-    write!(sql, " ORDER BY id LIMIT ?").expect("a string takes all");
+    if !short.is_empty() {
+        sql.push(')');
+    }
+    for (first, last) in long {
+        write!(sql, " OR id BETWEEN {first} AND {last}").expect("a string takes all");
+    }
+    write!(sql, " ORDER BY id LIMIT {rows}").expect("a string takes all");
     sql
 }
 
@@ -317,14 +381,55 @@ pub(crate) fn ranges(gaps: &Gaps) -> Vec<(u64, u64)> {
 mod tests {
     use super::*;
 
+    /// Ranges of one, two and three ids in turn.
+    fn spread(ranges: usize) -> Vec<(u64, u64)> {
+        (0..ranges as u64).map(|n| (n * 10 + 1, n * 10 + 1 + n % 3)).collect()
+    }
+
     #[test]
     fn a_page_asks_for_as_many_ranges_as_its_statement_has() {
-        for ranges in [0, 1, 4, 5, 300, 2_049] {
-            let gaps: Vec<_> = (0..ranges as u64).map(|n| (n * 10, n * 10 + 3)).collect();
-            let placeholders = page_sql(ranges).matches('?').count();
+        for ranges in [0, 1, 4, 5, 33, MOST_PREPARED] {
+            let gaps = spread(ranges);
+            let placeholders = prepared_page(ranges).matches('?').count();
             assert_eq!(placeholders, 2 + 2 * padded(&gaps).count());
             assert!(padded(&gaps).skip(ranges).all(|range| Some(&range) == gaps.last()));
         }
+    }
+
+    #[test]
+    fn many_ranges_stand_in_the_text_each_once_and_so_does_what_lies_behind_them() {
+        for ranges in [MOST_PREPARED + 1, MOST_RANGES, MOST_RANGES + 1, 40_000, MOST_ASKED] {
+            let sql = plain_page(7_000_000, &spread(ranges), 500);
+
+            let one_by_one = sql.split_once(" OR id IN (").and_then(|(_, rest)| rest.split_once(')'));
+            let (ids, rest) = one_by_one.expect("a list of ids");
+            assert_eq!(ids.split(", ").count(), ranges.div_ceil(3) + 2 * (ranges + 1).div_euclid(3));
+            assert_eq!(rest.matches(" OR id BETWEEN ").count(), ranges / 3);
+            assert!(sql.contains("WHERE id > 7000000 OR id IN (1, 11, 12, 31, "));
+            assert!(
+                rest.starts_with(" OR id BETWEEN 21 AND 23 OR ") && rest.ends_with(" ORDER BY id LIMIT 500")
+            );
+        }
+    }
+
+    #[test]
+    fn a_text_without_short_ranges_or_without_long_ones_is_whole() {
+        let sql = |gaps: &[(u64, u64)]| plain_page(9, gaps, 5).replace(PAGE, "");
+        assert_eq!(
+            sql(&[(1, 3), (5, 8)]),
+            "id > 9 OR id BETWEEN 1 AND 3 OR id BETWEEN 5 AND 8 ORDER BY id LIMIT 5"
+        );
+        assert_eq!(sql(&[(1, 2), (5, 5)]), "id > 9 OR id IN (1, 2, 5) ORDER BY id LIMIT 5");
+    }
+
+    #[test]
+    fn beyond_what_one_page_asks_for_it_asks_for_the_lowest_ranges_and_nothing_behind_them() {
+        let gaps: Vec<(u64, u64)> = (0..=MOST_ASKED as u64).map(|n| (n * 10, n * 10 + 5)).collect();
+        let sql = plain_page(7_000_000, &gaps, 500);
+
+        assert_eq!(sql.matches(" OR id BETWEEN ").count(), MOST_ASKED);
+        assert!(sql.contains("WHERE FALSE OR id BETWEEN 0 AND 5 "));
+        assert!(!sql.contains("id >") && !sql.contains(&format!("BETWEEN {} ", MOST_ASKED * 10)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod change;
 mod discard;
 mod error;
 mod failures;
+mod followers;
 mod pause;
 mod prune;
 mod retry;

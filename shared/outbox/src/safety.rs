@@ -102,17 +102,18 @@ const PROBES: [Probe; 11] = [
     },
 ];
 
+/// By itself: a server that is none of ours need not know a variable that ours have.
+const ASK_VERSION: &str = "SELECT VERSION()";
+const ASK_READ_ONLY: &str = "SELECT @@global.read_only OR @@global.super_read_only";
+
 /// Once in a relay's life: the server, the schema, the privileges.
 pub(crate) async fn check_server(connection: &mut MySqlConnection) -> Result<(), RelayError> {
-    let (version, read_only): (String, i64) =
-        sqlx::query_as("SELECT VERSION(), @@global.read_only OR @@global.super_read_only")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(RelayError::Connect)?;
-    if !is_supported(&version) {
-        return Err(RelayError::Server { version });
-    }
-    // Asked first: it would refuse what follows, in other words.
+    let version =
+        sqlx::query_scalar(ASK_VERSION).fetch_one(&mut *connection).await.map_err(RelayError::Connect)?;
+    check_version(version)?;
+    // Before the probes: it would refuse them, in other words.
+    let read_only: i64 =
+        sqlx::query_scalar(ASK_READ_ONLY).fetch_one(&mut *connection).await.map_err(RelayError::Connect)?;
     if read_only != 0 {
         return Err(RelayError::ReadOnly);
     }
@@ -134,9 +135,12 @@ fn refusal(probe: &Probe, source: sqlx::Error) -> RelayError {
 }
 
 /// MySQL from 8.0 on; MariaDB counts from 10 and locks otherwise.
-fn is_supported(version: &str) -> bool {
+fn check_version(version: String) -> Result<(), RelayError> {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    !version.contains("MariaDB") && major.is_some_and(|major| major >= 8)
+    match !version.contains("MariaDB") && major.is_some_and(|major| major >= 8) {
+        true => Ok(()),
+        false => Err(RelayError::Server { version }),
+    }
 }
 
 /// Each time before work begins: what another server, or another set-up of this one, may have changed.
@@ -181,8 +185,20 @@ mod tests {
 
     #[test]
     fn mysql_from_8_on_and_nothing_else_is_supported() {
-        let supported =
-            ["8.0.11", "8.4.3", "9.7.4-1", "5.7.44-log", "10.11.6-MariaDB-1", "unknown"].map(is_supported);
-        assert_eq!(supported, [true, true, true, false, false, false]);
+        for version in ["8.0.11", "8.4.3", "9.7.4-1"] {
+            assert!(check_version(version.to_owned()).is_ok(), "{version}");
+        }
+        for version in ["5.7.44-log", "10.11.6-MariaDB-1", "5.5.5-10.4.32-MariaDB", "unknown", ""] {
+            let error = check_version(version.to_owned()).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("server {version} cannot carry an outbox: wants MySQL 8.0 or newer")
+            );
+        }
+    }
+
+    #[test]
+    fn what_asks_for_the_version_asks_for_no_variable_that_another_server_may_lack() {
+        assert!(!ASK_VERSION.contains("@@"), "{ASK_VERSION}");
     }
 }

@@ -73,10 +73,19 @@ pub fn log(level: Level, message: &str) {
 
 /// Makes a crate a transform. Call it once, at the root of a `cdylib`.
 ///
-/// `event_types` lists what the host sends; `map` is a `fn(&Event<'_>, &mut Rows<'_>) -> Result<(), Reject>`.
+/// `event_types` lists what the host sends; `map` is a `fn(&Event<'_>, &mut Rows<'_>) -> Result<(), Reject>`. A guest that
+/// reads headers names them, `headers: ["traceparent"]` before `map`: others don't come.
 #[macro_export]
 macro_rules! export {
     (event_types: [$($event_type:expr),+ $(,)?], tables: $tables:expr, map: $map:expr $(,)?) => {
+        $crate::export!(event_types: [$($event_type),+], tables: $tables, headers: [], map: $map);
+    };
+    (
+        event_types: [$($event_type:expr),+ $(,)?],
+        tables: $tables:expr,
+        headers: [$($header:expr),* $(,)?],
+        map: $map:expr $(,)?
+    ) => {
         #[doc(hidden)]
         #[allow(unsafe_code, missing_debug_implementations, unreachable_pub)]
         mod outflow_export {
@@ -90,6 +99,10 @@ macro_rules! export {
                         &[$($event_type),+],
                         super::outflow_tables(),
                     )
+                }
+
+                fn headers() -> Vec<String> {
+                    vec![$(String::from($header)),*]
                 }
 
                 fn configure(settings: Vec<(String, String)>) -> Result<(), String> {

@@ -24,7 +24,7 @@ pub struct Event<'a> {
     pub payload: &'a [u8],
 }
 
-/// The record's headers, in their order.
+/// Those of the record's headers that the guest has named, in their order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a>(&'a [u8]);
 

@@ -6,8 +6,9 @@
 mod decimal;
 mod time;
 
-use std::{fmt, str::FromStr};
+use outflow_columns::Kind;
 
+pub use outflow_columns::ColumnType;
 pub(crate) use time::write_millis;
 
 /// A cell as a module gives it, whichever way it came.
@@ -26,37 +27,6 @@ pub(crate) enum Cell<'a> {
     TimestampUs(i64),
 }
 
-/// A type that a column may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ColumnType {
-    kind: Kind,
-    nullable: bool,
-    low_cardinality: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    String,
-    Uuid,
-    Bool,
-    /// Bits: 8, 16, 32 or 64.
-    Int(u32),
-    UInt(u32),
-    Decimal {
-        precision: u32,
-        scale: u32,
-    },
-    /// Digits of a second, in UTC.
-    DateTime64(u32),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "type '{0}' isn't supported: use String, UUID, Bool, (U)Int8 to (U)Int64, Decimal(P, S) up to 38 digits, \
-     DateTime64(0 to 6, 'UTC'), with Nullable(T) or LowCardinality(String) around it"
-)]
-pub struct UnsupportedType(String);
-
 /// Why a cell doesn't fit its column.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CellError {
@@ -70,32 +40,38 @@ pub enum CellError {
     Malformed { text: String, expected: ColumnType, reason: &'static str },
 }
 
-impl ColumnType {
+/// A column's type as the writer of its cells.
+pub(crate) trait WriteCell {
     /// Writes the value as JSON, in the form that ClickHouse's JSONEachRow reads back unchanged: decimals and
     /// times as strings, numbers below 2^63.
-    pub(crate) fn write(self, cell: Cell<'_>, out: &mut Vec<u8>) -> Result<(), CellError> {
-        match (self.kind, cell) {
+    fn write(self, cell: Cell<'_>, out: &mut Vec<u8>) -> Result<(), CellError>;
+}
+
+impl WriteCell for ColumnType {
+    fn write(self, cell: Cell<'_>, out: &mut Vec<u8>) -> Result<(), CellError> {
+        match (self.kind(), cell) {
             (Kind::String, Cell::Text(text)) => write_string(text, out),
             (Kind::Uuid, Cell::Text(text)) if is_uuid(text) => write_plain(text, out),
             (Kind::Uuid, Cell::Text(text)) => {
-                return Err(self.malformed(text, "36 characters such as 0192a7c1-…"));
+                return Err(malformed(self, text, "36 characters such as 0192a7c1-…"));
             }
-            (Kind::Int(_) | Kind::UInt(_), Cell::Uint(number)) => self.write_int(i128::from(number), out)?,
-            (Kind::Int(_) | Kind::UInt(_), Cell::Int(number)) => self.write_int(i128::from(number), out)?,
+            (Kind::Int(_) | Kind::UInt(_), Cell::Uint(number)) => write_int(self, i128::from(number), out)?,
+            (Kind::Int(_) | Kind::UInt(_), Cell::Int(number)) => write_int(self, i128::from(number), out)?,
             (Kind::Decimal { precision, scale }, Cell::Scaled(number, digits)) => {
                 decimal::write_scaled(number, digits, precision, scale, out)
-                    .map_err(|reason| self.malformed(&format!("{number} / 10^{digits}"), reason))?;
+                    .map_err(|reason| malformed(self, &format!("{number} / 10^{digits}"), reason))?;
             }
             (Kind::Decimal { precision, scale }, Cell::Decimal(text)) => {
-                decimal::write(text, precision, scale, out).map_err(|reason| self.malformed(text, reason))?;
+                decimal::write(text, precision, scale, out)
+                    .map_err(|reason| malformed(self, text, reason))?;
             }
             (Kind::DateTime64(digits), Cell::TimestampUs(micros)) => {
                 time::write(micros, digits, out)
-                    .map_err(|reason| self.malformed(&format!("{micros} µs"), reason))?;
+                    .map_err(|reason| malformed(self, &format!("{micros} µs"), reason))?;
             }
             (Kind::Bool, Cell::Boolean(true)) => out.extend_from_slice(b"true"),
             (Kind::Bool, Cell::Boolean(false)) => out.extend_from_slice(b"false"),
-            (_, Cell::Null) if self.nullable => out.extend_from_slice(b"null"),
+            (_, Cell::Null) if self.is_nullable() => out.extend_from_slice(b"null"),
             (_, Cell::Null) => return Err(CellError::Null),
             (Kind::String, Cell::Bytes(bytes)) => {
                 let text = std::str::from_utf8(bytes).map_err(|_| CellError::Malformed {
@@ -109,24 +85,24 @@ impl ColumnType {
         }
         Ok(())
     }
+}
 
-    fn write_int(self, number: i128, out: &mut Vec<u8>) -> Result<(), CellError> {
-        let (low, high) = match self.kind {
-            Kind::UInt(64) => (0, i128::from(i64::MAX)),
-            Kind::UInt(bits) => (0, (1 << bits) - 1),
-            Kind::Int(bits) => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
-            _ => (0, -1),
-        };
-        if !(low..=high).contains(&number) {
-            return Err(CellError::OutOfRange { value: number.to_string(), expected: self });
-        }
-        write_number(number, out);
-        Ok(())
+fn write_int(column: ColumnType, number: i128, out: &mut Vec<u8>) -> Result<(), CellError> {
+    let (low, high) = match column.kind() {
+        Kind::UInt(64) => (0, i128::from(i64::MAX)),
+        Kind::UInt(bits) => (0, (1 << bits) - 1),
+        Kind::Int(bits) => (-(1 << (bits - 1)), (1 << (bits - 1)) - 1),
+        _ => (0, -1),
+    };
+    if !(low..=high).contains(&number) {
+        return Err(CellError::OutOfRange { value: number.to_string(), expected: column });
     }
+    write_number(number, out);
+    Ok(())
+}
 
-    fn malformed(self, text: &str, reason: &'static str) -> CellError {
-        CellError::Malformed { text: shown(text), expected: self, reason }
-    }
+fn malformed(column: ColumnType, text: &str, reason: &'static str) -> CellError {
+    CellError::Malformed { text: shown(text), expected: column, reason }
 }
 
 /// As much of a bad value as an operator needs to recognise it.
@@ -177,82 +153,6 @@ fn name(cell: Cell<'_>) -> &'static str {
         Cell::Text(_) => "text",
         Cell::Bytes(_) => "byte string",
         Cell::TimestampUs(_) => "timestamp",
-    }
-}
-
-impl FromStr for ColumnType {
-    type Err = UnsupportedType;
-
-    /// ClickHouse's own spelling, with or without spaces.
-    fn from_str(declared: &str) -> Result<Self, Self::Err> {
-        let compact: String = declared.chars().filter(|c| !c.is_whitespace()).collect();
-        parse(&compact).ok_or_else(|| UnsupportedType(shown(declared)))
-    }
-}
-
-fn parse(text: &str) -> Option<ColumnType> {
-    let inside = |name: &str| text.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')');
-    if let Some(inner) = inside("LowCardinality") {
-        let inner = parse(inner)?;
-        let allowed = inner.kind == Kind::String && !inner.low_cardinality;
-        return allowed.then_some(ColumnType { low_cardinality: true, ..inner });
-    }
-    if let Some(inner) = inside("Nullable") {
-        let inner = parse(inner)?;
-        // ClickHouse has LowCardinality(Nullable(T)), not the other way round.
-        let allowed = !inner.nullable && !inner.low_cardinality;
-        return allowed.then_some(ColumnType { nullable: true, ..inner });
-    }
-    let kind = if let Some(inner) = inside("Decimal") {
-        let (precision, scale) = inner.split_once(',')?;
-        let (precision, scale) = (number(precision)?, number(scale)?);
-        let allowed = (1..=38).contains(&precision) && scale <= precision;
-        allowed.then_some(Kind::Decimal { precision, scale })?
-    } else if let Some(inner) = inside("DateTime64") {
-        let digits = number(inner.strip_suffix(",'UTC'")?)?;
-        (digits <= 6).then_some(Kind::DateTime64(digits))?
-    } else {
-        match text {
-            "String" => Kind::String,
-            "UUID" => Kind::Uuid,
-            "Bool" => Kind::Bool,
-            "Int8" => Kind::Int(8),
-            "Int16" => Kind::Int(16),
-            "Int32" => Kind::Int(32),
-            "Int64" => Kind::Int(64),
-            "UInt8" => Kind::UInt(8),
-            "UInt16" => Kind::UInt(16),
-            "UInt32" => Kind::UInt(32),
-            "UInt64" => Kind::UInt(64),
-            _ => return None,
-        }
-    };
-    Some(ColumnType { kind, nullable: false, low_cardinality: false })
-}
-
-/// Digits alone: `str::parse` would take a plus sign too.
-fn number(text: &str) -> Option<u32> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-impl fmt::Display for ColumnType {
-    /// As ClickHouse's `system.columns` spells it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::String => "String".to_owned(),
-            Kind::Uuid => "UUID".to_owned(),
-            Kind::Bool => "Bool".to_owned(),
-            Kind::Int(bits) => format!("Int{bits}"),
-            Kind::UInt(bits) => format!("UInt{bits}"),
-            Kind::Decimal { precision, scale } => format!("Decimal({precision}, {scale})"),
-            Kind::DateTime64(digits) => format!("DateTime64({digits}, 'UTC')"),
-        };
-        match (self.low_cardinality, self.nullable) {
-            (false, false) => f.write_str(&kind),
-            (false, true) => write!(f, "Nullable({kind})"),
-            (true, false) => write!(f, "LowCardinality({kind})"),
-            (true, true) => write!(f, "LowCardinality(Nullable({kind}))"),
-        }
     }
 }
 

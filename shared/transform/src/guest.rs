@@ -177,20 +177,27 @@ impl Guest {
         Ok(Self { store, plugged, message_bytes: limits.message_bytes, fuel })
     }
 
-    pub(crate) fn describe(mut self) -> Result<wire::Descriptor, Failed> {
+    /// What the module says of itself, and the headers that it reads; a module of typed values gets all of them.
+    pub(crate) fn describe(mut self) -> Result<(wire::Descriptor, Vec<String>), Failed> {
+        let store = &mut self.store;
         let described = match &self.plugged {
-            Plugged::Typed(plugin) => plugin.outflow_transform_transformer().call_describe(&mut self.store),
+            Plugged::Typed(plugin) => plugin
+                .outflow_transform_transformer()
+                .call_describe(store)
+                .map(|described| (described, Vec::new())),
             Plugged::Packed(plugin) => {
-                plugin.outflow_transform_packed_transformer().call_describe(&mut self.store)
+                let plugin = plugin.outflow_transform_packed_transformer();
+                plugin.call_describe(&mut *store).and_then(|d| Ok((d, plugin.call_headers(&mut *store)?)))
             }
         };
         described.map_err(|error| self.failed(error))
     }
 
-    /// An outcome for each event, within `deadline`.
+    /// An outcome for each event, within `deadline`. `headers` are those that the module has named.
     pub(crate) fn transform(
         &mut self,
         events: &[&Event<'_>],
+        headers: &[String],
         stamper: Stamper<'_>,
         deadline: Duration,
     ) -> Result<Vec<Outcome>, Failed> {
@@ -214,7 +221,7 @@ impl Guest {
                 Ok(answer.iter().zip(events).map(outcome).collect())
             }
             Plugged::Packed(plugin) => {
-                let batch = packed::encode(events);
+                let batch = packed::encode(events, headers);
                 let answer =
                     plugin.outflow_transform_packed_transformer().call_transform(&mut self.store, &batch);
                 let answer = answer.map_err(|error| self.failed(error))?;

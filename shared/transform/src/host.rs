@@ -7,7 +7,7 @@ use crate::{
     aot::{self, Metered},
     guest::{Failed, Guest, Pre, Unfit, cut},
     packed::Malformed,
-    row::Stamper,
+    row::{Stamper, same_in_each_row},
 };
 use std::{sync::OnceLock, time::Instant};
 
@@ -19,6 +19,8 @@ pub struct Module {
     suspects: OnceLock<Option<Pre>>,
     metered: Metered,
     schema: Schema,
+    /// That the module reads.
+    headers: Vec<String>,
     digest: Digest,
 }
 
@@ -63,10 +65,11 @@ impl Module {
         let pre = Pre::new(engine.fast(), &component)?;
         let described =
             Guest::new(engine.fast(), engine.limits(), &pre, digest.short(), None).and_then(Guest::describe);
-        let descriptor = described.map_err(|failed| LoadError::Describe { reason: failed.to_string() })?;
+        let (descriptor, headers) =
+            described.map_err(|failed| LoadError::Describe { reason: failed.to_string() })?;
         let schema = Schema::check(descriptor).map_err(LoadError::Schema)?;
         let (suspects, metered) = (OnceLock::new(), artifact.metered());
-        Ok(Self { engine: engine.clone(), pre, suspects, metered, schema, digest })
+        Ok(Self { engine: engine.clone(), pre, suspects, metered, schema, headers, digest })
     }
 
     pub fn schema(&self) -> &Schema {
@@ -82,7 +85,8 @@ impl Module {
     /// The same events and stamp give the same outcomes: the module has no clock and no randomness.
     pub fn run(&self, events: &[Event<'_>], stamp: Stamp) -> Batch {
         let wanted: Vec<&Event<'_>> = events.iter().filter(|event| self.wants(event)).collect();
-        let (answers, unfinished) = self.answers(&wanted, self.stamper(stamp));
+        let same = same_in_each_row(&self.digest, stamp);
+        let (answers, unfinished) = self.answers(&wanted, self.stamper(stamp, &same));
         if wanted.len() == events.len() && unfinished.is_none() {
             return Batch { outcomes: answers, unfinished: None };
         }
@@ -113,7 +117,9 @@ impl Module {
         let failed = |failed: Failed| failed.to_string();
         let mut guest =
             Guest::new(self.engine.metered(), limits, pre, name, Some(u64::MAX)).map_err(failed)?;
-        guest.transform(&wanted, self.stamper(stamp), limits.rerun_budget).map_err(failed)?;
+        let same = same_in_each_row(&self.digest, stamp);
+        let stamper = self.stamper(stamp, &same);
+        guest.transform(&wanted, &self.headers, stamper, limits.rerun_budget).map_err(failed)?;
         Ok(guest.instructions())
     }
 
@@ -131,12 +137,12 @@ impl Module {
         self.schema.event_types.iter().any(|wanted| wanted == event.event_type)
     }
 
-    fn stamper(&self, stamp: Stamp) -> Stamper<'_> {
+    fn stamper<'a>(&'a self, stamp: Stamp, same: &'a [Vec<u8>; 3]) -> Stamper<'a> {
         let limits = self.engine.limits();
         Stamper {
             schema: &self.schema,
-            digest: &self.digest,
             stamp,
+            same,
             row_bytes: limits.row_bytes,
             rows_per_record: limits.rows_per_record,
         }
@@ -149,7 +155,8 @@ impl Module {
         }
         let limits = self.engine.limits();
         let guest = Guest::new(self.engine.fast(), limits, &self.pre, &self.schema.name, None);
-        let answered = guest.and_then(|mut guest| guest.transform(events, stamper, limits.batch_deadline));
+        let answered = guest
+            .and_then(|mut guest| guest.transform(events, &self.headers, stamper, limits.batch_deadline));
         match answered {
             Ok(outcomes) => (outcomes, None),
             Err(failed @ Failed::Instance(_)) => (Vec::new(), Some(failed.to_string())),
@@ -177,8 +184,9 @@ impl Module {
                 return (outcomes, Some("the time for a rerun by record is used up".to_owned()));
             }
             let guest = Guest::new(wasmtime, limits, pre, &self.schema.name, fuel);
-            let answered =
-                guest.and_then(|mut guest| guest.transform(&[event], stamper, limits.record_deadline));
+            let answered = guest.and_then(|mut guest| {
+                guest.transform(&[event], &self.headers, stamper, limits.record_deadline)
+            });
             let (code, message) = match answered {
                 Ok(mut alone) => {
                     outcomes.append(&mut alone);

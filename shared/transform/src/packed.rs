@@ -19,10 +19,10 @@ pub(crate) enum Malformed {
     Rest(usize),
 }
 
-/// The batch, for the module.
-pub(crate) fn encode(events: &[&Event<'_>]) -> Vec<u8> {
-    /// Of one event beside its payload: numbers, ids, type and topic, ten headers.
-    const TYPICAL_LEN: usize = 640;
+/// The batch, for the module, with those of the headers that it has named.
+pub(crate) fn encode(events: &[&Event<'_>], headers: &[String]) -> Vec<u8> {
+    /// Of one event beside its payload: numbers, ids, type and topic.
+    const TYPICAL_LEN: usize = 256;
     let payloads: usize = events.iter().map(|event| event.payload.len()).sum();
     let mut out = Vec::with_capacity(4 + payloads + events.len() * TYPICAL_LEN);
     put_len(&mut out, events.len());
@@ -36,13 +36,20 @@ pub(crate) fn encode(events: &[&Event<'_>]) -> Vec<u8> {
             put_bytes(&mut out, text.as_bytes());
         }
         put_bytes(&mut out, event.payload);
-        let headers: usize = event.headers.iter().map(|(key, value)| 8 + key.len() + value.len()).sum();
-        put_len(&mut out, 4 + headers);
-        put_len(&mut out, event.headers.len());
-        for (key, value) in event.headers {
-            put_bytes(&mut out, key.as_bytes());
-            put_bytes(&mut out, value);
+        let length_at = out.len();
+        put_len(&mut out, 0);
+        put_len(&mut out, 0);
+        let mut count = 0_u32;
+        if !headers.is_empty() {
+            for (key, value) in event.headers.iter().filter(|(key, _)| headers.contains(key)) {
+                count += 1;
+                put_bytes(&mut out, key.as_bytes());
+                put_bytes(&mut out, value);
+            }
         }
+        let length = u32::try_from(out.len() - length_at - 4).unwrap_or(u32::MAX);
+        out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+        out[length_at + 4..length_at + 8].copy_from_slice(&count.to_le_bytes());
     }
     out
 }

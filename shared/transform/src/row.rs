@@ -2,7 +2,7 @@
 
 use crate::{
     Digest, Event, Generation, Outcome, Rejection, Row, Stage, Stamp,
-    cells::{Cell, is_uuid, write_millis, write_number, write_plain},
+    cells::{Cell, WriteCell, is_uuid, write_millis, write_number, write_plain},
     schema::{Schema, Table},
 };
 
@@ -16,8 +16,9 @@ const TYPICAL_LEN: usize = 640;
 #[derive(Clone, Copy)]
 pub(crate) struct Stamper<'a> {
     pub(crate) schema: &'a Schema,
-    pub(crate) digest: &'a Digest,
     pub(crate) stamp: Stamp,
+    /// See [`same_in_each_row`].
+    pub(crate) same: &'a [Vec<u8>; 3],
     /// Bytes that a row may have as JSON.
     pub(crate) row_bytes: usize,
     /// Rows that one event may become.
@@ -42,6 +43,16 @@ pub(crate) struct RowCells<'r, 'a> {
     table: Option<&'a Table>,
     at: usize,
     json: Vec<u8>,
+}
+
+/// What the host's columns have in common in all rows of a batch: digest; time of the transformation and the mark of a row
+/// that is no canary's, and of one that is.
+pub(crate) fn same_in_each_row(digest: &Digest, stamp: Stamp) -> [Vec<u8>; 3] {
+    let mut time = Vec::new();
+    write_millis(stamp.transformed_at_us, &mut time);
+    let end =
+        |mark: &str| [b",\"transformed_at\":", &time[..], b",\"is_canary\":", mark.as_bytes(), b"}"].concat();
+    [format!(",\"transform_digest\":\"{digest}\",\"occurred_at\":").into_bytes(), end("0"), end("1")]
 }
 
 impl<'a> Stamper<'a> {
@@ -124,17 +135,11 @@ impl RowCells<'_, '_> {
         write_number(*version, &mut json);
         json.extend_from_slice(b",\"is_deleted\":0,\"event_id\":");
         write_plain(event.id, &mut json);
-        json.extend_from_slice(b",\"transform_digest\":");
-        write_plain(stamper.digest.as_str(), &mut json);
-        for (key, micros) in [
-            (&b",\"occurred_at\":"[..], event.occurred_at_us),
-            (b",\"relayed_at\":", event.relayed_at_us),
-            (b",\"transformed_at\":", stamper.stamp.transformed_at_us),
-        ] {
-            json.extend_from_slice(key);
-            write_millis(micros, &mut json);
-        }
-        json.extend_from_slice(if event.is_canary { b",\"is_canary\":1}" } else { b",\"is_canary\":0}" });
+        json.extend_from_slice(&stamper.same[0]);
+        write_millis(event.occurred_at_us, &mut json);
+        json.extend_from_slice(b",\"relayed_at\":");
+        write_millis(event.relayed_at_us, &mut json);
+        json.extend_from_slice(&stamper.same[if event.is_canary { 2 } else { 1 }]);
         if json.len() > stamper.row_bytes {
             let message = format!("{} bytes, at most {} are possible", json.len(), stamper.row_bytes);
             rows.reject("row_too_large", message);

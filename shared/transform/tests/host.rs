@@ -239,7 +239,7 @@ fn a_module_of_version_1_0_still_runs() {
     let [Outcome::Rows(rows), ..] = &batch.outcomes[..] else { panic!("{batch:?}") };
     let json = String::from_utf8(rows[0].json.clone()).expect("JSON is UTF-8");
     let cells = json.split_once(",\"version\"").expect("the host's columns follow").0;
-    expect_test::expect![[r#"{"note_id":"0192a7c1-0000-7000-8000-000000000001","note":"a note","amount":"-12.30","told_at":"1970-01-01 00:00:00.000","is_short":true,"length":6,"balance":-1,"raw":"00-1""#]].assert_eq(cells);
+    expect_test::expect![[r#"{"note_id":"0192a7c1-0000-7000-8000-000000000001","note":"a note","amount":"-12.30","told_at":"1970-01-01 00:00:00.000","is_short":true,"length":6,"balance":-1,"raw":"00-1x""#]].assert_eq(cells);
 }
 
 #[test]
@@ -262,6 +262,14 @@ fn the_same_events_give_the_same_rows_in_another_process() {
         .expect("it runs again");
     let said = String::from_utf8_lossy(&other.stdout).into_owned();
     assert!(said.contains(&format!("rows {digest}")), "{said}");
+}
+
+#[test]
+fn a_module_gets_the_headers_that_it_names() {
+    let batch = run(&["headers"]);
+    let [Outcome::Rows(rows)] = &batch.outcomes[..] else { panic!("{batch:?}") };
+    let row: serde_json::Value = serde_json::from_slice(&rows[0].json).expect("a JSON object");
+    assert_eq!(row["xersion"], r#"[("traceparent", "00-1")]"#);
 }
 
 #[test]

@@ -1,16 +1,15 @@
-//! Retrying and discarding: what they touch, what they leave alone, and what they leave behind.
+//! Retrying, and what retrying and discarding have in common: what they touch, and what they leave alone.
 
-use super::{Parking, run, signature, state};
+use super::{Parking, hold, signature, state};
 use outflow_outbox::operator::{
-    AuditFilter, Discard, EventRef, FailureState, Filter, OperatorError, OrderBreak, Page, SkippedBecause,
+    AuditFilter, Discard, EventRef, FailureState, Filter, OperatorError, Page, SkippedBecause,
 };
-use sqlx::Row;
 
-fn by_cause(cause: &str) -> Filter {
+pub(super) fn by_cause(cause: &str) -> Filter {
     Filter { cause: Some(cause.to_owned()), ..Filter::default() }
 }
 
-fn named(ids: &[u64]) -> Filter {
+pub(super) fn named(ids: &[u64]) -> Filter {
     Filter { events: ids.iter().copied().map(EventRef::Id).collect(), ..Filter::default() }
 }
 
@@ -90,105 +89,6 @@ async fn what_is_named_and_cannot_be_changed_is_told_with_the_reason() {
 }
 
 #[tokio::test]
-async fn a_discard_that_leaves_an_aggregate_out_of_order_says_so_and_wants_to_be_confirmed() {
-    let parking = Parking::start().await;
-    parking.park(&["begun"], 1..=3, true, "message_too_large").await;
-    parking.park(&["alone"], 1..=1, true, "message_too_large").await;
-    super::commit_events(&parking.shop, "known", 1..=1).await;
-    parking.drain().await;
-    parking.park(&["known"], 2..=2, true, "message_too_large").await;
-    let mut discard = Discard { filter: by_cause("message_too_large"), dry_run: true, ..Discard::default() };
-
-    let planned = parking.operator.discard(&discard, &signature()).await.unwrap();
-    discard.dry_run = false;
-    let refused = parking.operator.discard(&discard, &signature()).await.unwrap_err();
-    let untouched = parking.states().await.len();
-    discard.breaks_order = true;
-    let discarded = parking.operator.discard(&discard, &signature()).await.unwrap();
-
-    let breaks: Vec<_> =
-        planned.events.iter().map(|e| (e.aggregate_id.as_str(), e.breaks_order, e.followed_by)).collect();
-    let expected = [
-        ("begun", Some(OrderBreak::LaterFollow), 2),
-        ("alone", None, 0),
-        ("known", Some(OrderBreak::VersionMissing), 0),
-    ];
-    assert_eq!(breaks, expected);
-    assert_eq!((planned.broken, planned.discarded, planned.dry_run), (2, 3, true));
-    let OperatorError::BreaksOrder { events, ref aggregate_id, version, .. } = refused else {
-        panic!("{refused}")
-    };
-    assert_eq!((events, aggregate_id.as_str(), version, untouched), (2, "begun", 1, 5));
-    assert_eq!(discarded.events, planned.events);
-    let left = [state("begun", 2, "retry", 0), state("begun", 3, "waiting", 0)];
-    assert_eq!(parking.states().await, left, "the next is due at once");
-
-    parking.picky.accept_all();
-    parking.drain().await;
-    assert_eq!(parking.published("begun"), [2, 3]);
-    assert_eq!(parking.published("alone"), [0; 0]);
-}
-
-#[tokio::test]
-async fn the_audit_keeps_a_discarded_event_whole() {
-    let parking = Parking::start().await;
-    parking.park(&["big"], 1..=1, true, "message_too_large").await;
-    let columns =
-        "event_id, aggregate_type, aggregate_id, event_type, CAST(payload AS CHAR), CAST(headers AS CHAR)";
-    let row = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT {columns} FROM outbox WHERE id = 1")))
-        .fetch_one(parking.shop.store.pool())
-        .await
-        .unwrap();
-    let discard = Discard { filter: named(&[1]), ..Discard::default() };
-
-    parking.operator.discard(&discard, &signature()).await.unwrap();
-
-    let audit = parking.operator.audit(&AuditFilter::default(), Page::default()).await.unwrap();
-    let [entry] = &audit[..] else { panic!("one event, one entry: {audit:?}") };
-    let event = entry.event.as_ref().expect("the whole of it");
-    for (index, key) in ["event_id", "aggregate_type", "aggregate_id", "event_type"].into_iter().enumerate() {
-        assert_eq!(event[key].as_str(), Some(row.get::<&str, _>(index)), "{key}");
-    }
-    for (index, key) in [(4, "payload"), (5, "headers")] {
-        let written: serde_json::Value = serde_json::from_str(row.get(index)).unwrap();
-        assert_eq!(event[key], written, "{key}");
-    }
-    assert_eq!((event["cause"].as_str(), event["attempts"].as_u64()), (Some("message_too_large"), Some(1)));
-    assert_eq!(event["history"].as_array().map(Vec::len), Some(1));
-    assert_eq!(
-        (entry.action.as_str(), entry.by.as_str(), entry.reason.as_str()),
-        ("discard", "tester@host", "the test says so")
-    );
-}
-
-#[tokio::test]
-async fn a_whole_aggregate_goes_with_everything_that_waits_and_nothing_of_it_slips_out() {
-    let parking = Parking::start().await;
-    // More than one transaction takes.
-    parking.park(&["long"], 1..=250, true, "message_too_large").await;
-    parking.park(&["other"], 1..=2, true, "message_too_large").await;
-    let discard = Discard {
-        filter: Filter { aggregate_id: Some("long".to_owned()), ..Filter::default() },
-        whole_aggregate: true,
-        ..Discard::default()
-    };
-
-    let planned =
-        parking.operator.discard(&Discard { dry_run: true, ..discard.clone() }, &signature()).await.unwrap();
-    let discarded = parking.operator.discard(&discard, &signature()).await.unwrap();
-    parking.picky.accept_all();
-    parking.drain().await;
-
-    assert_eq!(planned.events, discarded.events);
-    let told = &discarded.events[0];
-    assert_eq!((told.with_it, told.followed_by, told.breaks_order), (249, 0, None));
-    assert_eq!((discarded.discarded, discarded.broken), (250, 0));
-    assert_eq!(parking.published("long"), [0; 0]);
-    assert_eq!(parking.states().await, [state("other", 1, "dead", 1), state("other", 2, "waiting", 0)]);
-    assert_eq!(parking.shop.number("SELECT COUNT(*) FROM outbox_audit WHERE action = 'discard'").await, 250);
-}
-
-#[tokio::test]
 async fn many_events_are_changed_in_chunks_and_each_once() {
     let parking = Parking::start().await;
     let aggregates: Vec<String> = (0..230).map(|n| format!("big-{n:03}")).collect();
@@ -210,25 +110,34 @@ async fn many_events_are_changed_in_chunks_and_each_once() {
 }
 
 #[tokio::test]
-async fn a_change_waits_for_whoever_holds_the_group() {
+async fn a_change_waits_for_whoever_holds_the_group_and_tells_of_what_went_meanwhile() {
     let parking = Parking::start().await;
-    parking.park(&["big"], 1..=1, true, "message_too_large").await;
-    let mut relay = parking.shop.begin().await;
-    sqlx::query("SELECT position FROM outbox_position WHERE relay_group = 'default' FOR UPDATE")
-        .fetch_one(&mut *relay)
-        .await
-        .unwrap();
-    let operator = parking.operator.clone();
-    let retrying =
-        tokio::spawn(async move { operator.retry(&Filter::default(), true, &signature(), false).await });
-    parking.shop.until_locked_out().await;
-    // Meanwhile it went through after all.
-    sqlx::query("DELETE FROM outbox_failures WHERE id = 1").execute(&mut *relay).await.unwrap();
-    relay.commit().await.unwrap();
+    parking.park(&["big", "other"], 1..=1, true, "message_too_large").await;
+    for discards in [false, true] {
+        let filter = named(if discards { &[2] } else { &[1] });
+        let mut relay = hold(&parking.shop).await;
+        let operator = parking.operator.clone();
+        let changing = tokio::spawn(async move {
+            if discards {
+                let discard = Discard { filter, breaks_order: true, ..Discard::default() };
+                let discarded = operator.discard(&discard, &signature()).await.unwrap();
+                (discarded.events.len(), discarded.skipped)
+            } else {
+                let retried = operator.retry(&filter, false, &signature(), false).await.unwrap();
+                (retried.events.len(), retried.skipped)
+            }
+        });
+        parking.shop.until_locked_out().await;
+        // Meanwhile it went through after all.
+        sqlx::query("DELETE FROM outbox_failures ORDER BY id LIMIT 1").execute(&mut *relay).await.unwrap();
+        relay.commit().await.unwrap();
 
-    let retried = retrying.await.unwrap().unwrap();
+        let (changed, skipped) = changing.await.unwrap();
 
-    assert_eq!(retried.events.len(), 0, "nothing is left to try again: {retried:?}");
-    run(&parking.shop, "DO 0").await;
+        assert_eq!(changed, 0, "nothing is left to change");
+        let skipped: Vec<_> = skipped.iter().map(|s| (s.event.as_str(), &s.because)).collect();
+        let named = if discards { "2" } else { "1" };
+        assert_eq!(skipped, [(named, &SkippedBecause::NotParked)]);
+    }
     assert_eq!(audit(&parking).await, []);
 }

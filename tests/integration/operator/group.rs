@@ -1,7 +1,7 @@
 //! Pausing, resuming and pruning a whole group, and the audit of it.
 
 use super::{GROUP, HOUR, Parking, commit_events, ids, run, signature};
-use outflow_outbox::operator::{AuditFilter, Operator, OperatorError, Page, Signature};
+use outflow_outbox::operator::{AuditFilter, Operator, OperatorError, Page, Pruned, Signature};
 use outflow_tests::TestShop;
 use std::time::Duration;
 
@@ -74,6 +74,33 @@ async fn pruning_goes_to_its_end_in_steps_tells_how_far_and_leaves_a_note() {
     assert_eq!((note["rows"].as_u64(), note["keep_seconds"].as_u64()), (Some(21), Some(3_600)));
     let error = parking.operator.prune(HOUR, 0, &signature(), |_| {}).await.unwrap_err();
     assert_eq!(error.to_string(), "rows is refused: wants 1 to 10,000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pruning_ends_where_all_was_delivered_when_it_began_however_busy_the_relay_is() {
+    let parking = Parking::start().await;
+    commit_events(&parking.shop, "order", 1..=25).await;
+    parking.drain().await;
+    let mut written = 25;
+    let deliver_as_many_as_a_step_deletes = |_: &Pruned| {
+        assert!(written < 200, "it goes on and on");
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                commit_events(&parking.shop, "order", written + 1..=written + 10).await;
+                parking.drain().await;
+            });
+        });
+        written += 10;
+    };
+
+    let pruned = parking
+        .operator
+        .prune(Duration::ZERO, 10, &signature(), deliver_as_many_as_a_step_deletes)
+        .await
+        .unwrap();
+
+    assert_eq!((pruned.rows, pruned.steps), (24, 3));
+    assert_eq!(ids(&parking.shop).await, (25..=u64::from(written)).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -58,6 +58,7 @@ async fn each_fate_is_told_apart() {
     parking.park(&["given-up"], 1..=1, true, "message_too_large").await;
     let discard = Discard {
         filter: Filter { events: vec![EventRef::Id(7)], ..Filter::default() },
+        breaks_order: true,
         ..Discard::default()
     };
     parking.operator.discard(&discard, &signature()).await.unwrap();
@@ -95,7 +96,7 @@ async fn each_fate_is_told_apart() {
 async fn a_discarded_event_is_shown_from_the_audit_when_its_row_is_gone() {
     let parking = Parking::start().await;
     parking.park(&["given-up"], 1..=1, true, "message_too_large").await;
-    let discard = Discard { all: true, ..Discard::default() };
+    let discard = Discard { all: true, breaks_order: true, ..Discard::default() };
     parking.operator.discard(&discard, &signature()).await.unwrap();
     commit_events(&parking.shop, "other", 1..=1).await;
     parking.drain().await;

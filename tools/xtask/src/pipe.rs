@@ -12,7 +12,9 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The transform that a new pipe starts with.
+/// The transforms that a new pipe starts with, beside [`FIRST_TRANSFORM`].
+pub const OTHER_TRANSFORMS: [&str; 2] = ["order-items-analytics", "inventory-analytics"];
+/// The one that gives orders their rows, at first.
 pub const FIRST_TRANSFORM: &str = "order-analytics";
 /// The same with orders sorted into bands by their total: what a changed mapping looks like.
 pub const CHANGED_TRANSFORM: &str = "order-analytics-banded";
@@ -54,10 +56,15 @@ impl Pipe {
             })
             .await?;
         progress
-            .track("looking for the active transform", async {
-                // What somebody has activated stays: only an empty registry is given a first one.
+            .track("looking for the active transforms", async {
+                // What somebody has activated stays: only an empty registry is given the first ones.
                 let (code, _) = outflow.try_run(&["transform", "status"]).await?;
-                if code == 0 { Ok(()) } else { outflow.switch_to(FIRST_TRANSFORM).await.map(drop) }
+                if code != 0 {
+                    for transform in [FIRST_TRANSFORM].into_iter().chain(OTHER_TRANSFORMS) {
+                        outflow.switch_to(transform).await?;
+                    }
+                }
+                anyhow::Ok(())
             })
             .await?;
         let settings = SystemSettings { state, env, port: functions_port };
@@ -128,6 +135,15 @@ impl Pipe {
     }
 }
 
+/// How a call of the operator's command has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Called {
+    /// 0: done; 1: done, and something is wrong; 2: could not run.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
 /// The operator's command, as a person calls it.
 #[derive(Clone, Debug)]
 pub struct Outflow {
@@ -158,11 +174,12 @@ impl Outflow {
         Ok(Self { program: target_dir().join("outflow"), env })
     }
 
-    /// Runs it and returns what it printed, with its exit code.
+    /// Runs it to its end.
     ///
     /// # Errors
-    /// Where it could not be started, or says that it could not run (exit code 2).
-    pub async fn try_run(&self, args: &[&str]) -> anyhow::Result<(i32, String)> {
+    /// Where it could not be started, and where it ended as the command never does by itself: by a signal, or with another
+    /// exit code than 0, 1 and 2, as after a panic.
+    pub async fn call(&self, args: &[&str]) -> anyhow::Result<Called> {
         let mut command = Command::new(&self.program);
         command
             .args(args)
@@ -173,10 +190,22 @@ impl Outflow {
             .output()
             .await
             .with_context(|| format!("{} could not be run", self.program.display()))?;
-        let code = output.status.code().unwrap_or(2);
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let code = output.status.code().filter(|code| (0..=2).contains(code));
+        let code = code
+            .with_context(|| format!("outflow {} ended with {}: {stderr}", args.join(" "), output.status))?;
+        Ok(Called { code, stdout: stdout.into_owned(), stderr: stderr.into_owned() })
+    }
+
+    /// Runs it and returns what it printed, with its exit code.
+    ///
+    /// # Errors
+    /// As [`Outflow::call`], and where it says that it could not run (exit code 2).
+    pub async fn try_run(&self, args: &[&str]) -> anyhow::Result<(i32, String)> {
+        let Called { code, stdout, stderr } = self.call(args).await?;
         ensure!(code < 2, "outflow {} failed: {}", args.join(" "), stderr.trim());
-        Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()))
+        Ok((code, stdout))
     }
 
     /// As [`Outflow::try_run`], and everything must be well.
@@ -226,5 +255,29 @@ impl Outflow {
     pub async fn verify(&self) -> anyhow::Result<(bool, Value)> {
         let (code, report) = self.try_run(&["verify", "--json", "-"]).await?;
         Ok((code == 0, serde_json::from_str(&report).context("outflow verify prints JSON")?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_three_exit_codes_of_the_contract_are_an_answer() {
+        let shell = Outflow { program: "/bin/sh".into(), env: Vec::new() };
+        let run = async |script: &str| shell.call(&["-c", script]).await;
+        for code in 0..=2 {
+            let called =
+                run(&format!("echo out; echo err >&2; exit {code}")).await.expect("the contract has it");
+            let expected = Called { code, stdout: "out\n".to_owned(), stderr: "err\n".to_owned() };
+            assert_eq!(called, expected);
+        }
+        for (script, told) in
+            [("echo why >&2; exit 101", "why"), ("exit 3", "3"), ("kill -KILL $$", "signal")]
+        {
+            let error = run(script).await.expect_err(script);
+            assert!(format!("{error:#}").contains(told), "{script}: {error:#}");
+        }
+        assert!(shell.try_run(&["-c", "exit 2"]).await.is_err(), "it could not run");
     }
 }

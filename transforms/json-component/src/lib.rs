@@ -30,6 +30,20 @@ struct Row<'a> {
     order_band: &'a str,
 }
 
+fn row<'a>(order: &'a Option<Order<'a, Figures<'a>>>) -> Option<Row<'a>> {
+    let Order { payload, total, created_at_us } = order.as_ref()?;
+    Some(Row {
+        order_id: &payload.order_id,
+        order_date_us: *created_at_us,
+        user_id: &payload.user_id,
+        status: &payload.status,
+        total_amount: total.to_string(),
+        item_count: payload.item_count,
+        quantity: payload.quantity,
+        order_band: "all",
+    })
+}
+
 struct Naive;
 
 impl bindings::Guest for Naive {
@@ -37,19 +51,6 @@ impl bindings::Guest for Naive {
         let events: Vec<Event<'_>> = serde_json::from_str(&events).expect("the host writes events");
         let orders: Vec<Option<Order<'_, Figures<'_>>>> =
             events.into_iter().map(|event| Order::of(event.payload, &event.aggregate_id).ok()).collect();
-        let row = |order: &Option<Order<'_, Figures<'_>>>| {
-            let Order { payload, total, created_at_us } = order.as_ref()?;
-            Some(Row {
-                order_id: &payload.order_id,
-                order_date_us: *created_at_us,
-                user_id: &payload.user_id,
-                status: &payload.status,
-                total_amount: total.to_string(),
-                item_count: payload.item_count,
-                quantity: payload.quantity,
-                order_band: "all",
-            })
-        };
         serde_json::to_string(&orders.iter().map(row).collect::<Vec<_>>()).expect("rows are plain data")
     }
 }

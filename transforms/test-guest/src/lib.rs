@@ -23,6 +23,10 @@ impl Guest for Plugin {
         descriptor("test-guest", "1.0.0", &["Told"], TABLES)
     }
 
+    fn headers() -> Vec<String> {
+        vec!["traceparent".to_owned()]
+    }
+
     fn configure(_: Vec<(String, String)>) -> Result<(), String> {
         Ok(())
     }
@@ -106,6 +110,11 @@ fn obey(event: &Event<'_>, order: &str, rows: &mut Rows<'_>) -> Result<(), Rejec
         }
         "a hundred megabytes" => {
             rows.row(0).text(event.aggregate_id).text(&"x".repeat(100 << 20)).uint(0);
+        }
+        "headers" => {
+            let all: Vec<_> =
+                event.headers.iter().map(|(key, value)| (key, String::from_utf8_lossy(value))).collect();
+            rows.row(0).text(event.aggregate_id).text(&format!("{all:?}")).uint(seen);
         }
         text => {
             rows.row(0).text(event.aggregate_id).text(text).uint(seen);

@@ -9,9 +9,10 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
+    message::{Header, OwnedHeaders},
 };
 use std::time::Duration;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 /// Records a second of the steady load.
@@ -67,12 +68,36 @@ pub(crate) fn event(aggregate_type: &str, id: u64) -> OutboxEvent {
         aggregate_version: 1,
         event_type: "OrderCreated".to_owned(),
         payload,
-        headers: vec![(
-            "traceparent".to_owned(),
-            format!("00-{:032x}-{:016x}-01", rng.random::<u128>(), rng.random::<u64>()),
-        )],
+        headers: vec![
+            ("requestId".to_owned(), Uuid::from_u128(rng.random()).to_string()),
+            (
+                "traceparent".to_owned(),
+                format!("00-{:032x}-{:016x}-01", rng.random::<u128>(), rng.random::<u64>()),
+            ),
+        ],
         created_at: OffsetDateTime::now_utc(),
     }
+}
+
+/// A record's ten headers, as the relay's publisher makes them.
+pub(crate) fn headers(event: &OutboxEvent) -> anyhow::Result<OwnedHeaders> {
+    let (time, version) = (event.created_at.format(&Rfc3339)?, event.aggregate_version.to_string());
+    let own = [
+        ("eventType", event.event_type.as_str()),
+        ("aggregateType", &event.aggregate_type),
+        ("aggregateVersion", &version),
+        ("ce_id", &event.event_id),
+        ("ce_type", &event.event_type),
+        ("ce_source", "outflow/outbox"),
+        ("ce_time", &time),
+        ("ce_specversion", "1.0"),
+    ];
+    let further = event.headers.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let mut headers = OwnedHeaders::new_with_capacity(own.len() + event.headers.len());
+    for (key, value) in own.into_iter().chain(further) {
+        headers = headers.insert(Header { key, value: Some(value) });
+    }
+    Ok(headers)
 }
 
 /// CPU time that a process has used, in seconds, to a hundredth; "self" is this one.

@@ -3,6 +3,7 @@
 use super::{
     Operator, OperatorError,
     failures::{self, BEHIND, EventRef, FailureState, Filter},
+    followers::Followers,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -48,10 +49,10 @@ impl Signature {
     }
 }
 
-/// An event that was named and not touched.
+/// An event that was named, or that fits, and was not touched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Skipped {
-    /// As it was named.
+    /// As it was named; else the number of its row.
     pub event: String,
     #[serde(flatten)]
     pub because: SkippedBecause,
@@ -66,12 +67,19 @@ pub enum SkippedBecause {
     DoesNotFit,
     /// It waits for the first of its aggregate, and for that alone something can be done.
     Waits { head_id: u64 },
+    /// Later events of its aggregate have been written since this was planned, and would follow without it.
+    BreaksOrder { followed_by: u64 },
+    /// It was delivered, or discarded by somebody else, while what waited behind it was being discarded from the end: so
+    /// many are gone, and those before them follow it.
+    HeadGone { with_it: u64 },
 }
 
 /// The group's row is held: neither a relay nor another operator changes anything meanwhile.
 pub(super) struct Change {
     transaction: Transaction<'static, MySql>,
     operation: &'static str,
+    /// Where it stays as long as the row is held.
+    pub(super) position: u64,
 }
 
 impl Change {
@@ -116,6 +124,28 @@ pub(super) struct Head {
     pub(super) attempts: u32,
     pub(super) cause: Option<String>,
     pub(super) behind: u64,
+    /// Later events of its aggregate that are written and not parked yet; 0 until they were counted.
+    #[sqlx(skip)]
+    pub(super) unreached: u64,
+}
+
+impl Head {
+    fn names(&self) -> impl Iterator<Item = EventRef> {
+        [Ok(EventRef::Id(self.id)), self.event_id.parse().map(EventRef::EventId)].into_iter().flatten()
+    }
+
+    /// As the operator has named it; else its row's number.
+    pub(super) fn named(&self, filter: &Filter) -> String {
+        let name = self.names().find(|name| filter.events.contains(name));
+        name.unwrap_or(EventRef::Id(self.id)).to_string()
+    }
+}
+
+/// Named events that were heads when it was planned, and had gone when their turn came.
+pub(super) fn gone(filter: &Filter, planned: &[Head], handled: &HashSet<u64>) -> Vec<Skipped> {
+    let is_named = |head: &&Head| head.names().any(|name| filter.events.contains(&name));
+    let gone = planned.iter().filter(|head| !handled.contains(&head.id)).filter(is_named);
+    gone.map(|head| Skipped { event: head.named(filter), because: SkippedBecause::NotParked }).collect()
 }
 
 /// What a change is about to touch.
@@ -124,30 +154,37 @@ pub(super) struct Plan {
     pub(super) skipped: Vec<Skipped>,
     /// More fit than one call changes.
     pub(super) more: bool,
+    /// None, where they were not wanted.
+    pub(super) followers: Followers,
 }
 
 impl Operator {
     pub(super) async fn change(&self, operation: &'static str) -> Result<Change, OperatorError> {
         let failed = OperatorError::database(operation);
         // At REPEATABLE READ a change of parked events would lock the gaps between them against the relay.
-        let transaction =
+        let mut transaction =
             self.begin("SET TRANSACTION ISOLATION LEVEL READ COMMITTED").await.map_err(&failed)?;
-        let mut change = Change { transaction, operation };
         let held: Option<u64> =
             sqlx::query_scalar("SELECT position FROM outbox_position WHERE relay_group = ? FOR UPDATE")
                 .bind(&self.group)
-                .fetch_optional(&mut *change)
+                .fetch_optional(&mut *transaction)
                 .await
                 .map_err(&failed)?;
-        if held.is_some() {
-            return Ok(change);
+        if let Some(position) = held {
+            return Ok(Change { transaction, operation, position });
         }
-        change.transaction.rollback().await.map_err(&failed)?;
+        transaction.rollback().await.map_err(&failed)?;
         Err(self.unknown_group().await)
     }
 
-    /// The heads that fit, lowest ids first, and what of the named events is none of them.
-    pub(super) async fn plan(&self, filter: &Filter, all: bool) -> Result<Plan, OperatorError> {
+    /// Which heads a change is about to touch, all of it at one moment; where they are wanted, with what follows them in
+    /// the outbox.
+    pub(super) async fn plan(
+        &self,
+        filter: &Filter,
+        all: bool,
+        with_followers: bool,
+    ) -> Result<Plan, OperatorError> {
         filter.check()?;
         if filter.is_empty() && !all {
             return Err(OperatorError::NothingSelected);
@@ -160,21 +197,33 @@ impl Operator {
             return Err(self.unknown_group().await);
         }
         let failed = OperatorError::database("look for parked events");
-        let mut connection = self.pool.acquire().await.map_err(&failed)?;
-        let mut heads = self.heads(&mut connection, filter, None, MAX_CHANGED + 1).await.map_err(&failed)?;
+        let mut snapshot = self.snapshot().await.map_err(&failed)?;
+        let planned = self.read_plan(&mut snapshot, filter, with_followers).await;
+        snapshot.rollback().await.map_err(&failed)?;
+        planned.map_err(failed)
+    }
+
+    /// The heads that fit, lowest ids first, and what of the named events is none of them.
+    async fn read_plan(
+        &self,
+        connection: &mut MySqlConnection,
+        filter: &Filter,
+        with_followers: bool,
+    ) -> Result<Plan, sqlx::Error> {
+        let mut heads = self.heads(connection, filter, None, MAX_CHANGED + 1).await?;
         let more = heads.len() as u64 > MAX_CHANGED;
         heads.truncate(usize::try_from(MAX_CHANGED).unwrap_or(usize::MAX));
-        let planned: HashSet<EventRef> = heads
-            .iter()
-            .flat_map(|head| [Ok(EventRef::Id(head.id)), head.event_id.parse().map(EventRef::EventId)])
-            .flatten()
-            .collect();
+        let planned: HashSet<EventRef> = heads.iter().flat_map(Head::names).collect();
         let mut skipped = Vec::new();
         for event in filter.events.iter().filter(|event| !planned.contains(event)) {
-            let because = self.why_skipped(&mut connection, *event).await.map_err(&failed)?;
+            let because = self.why_skipped(connection, *event).await?;
             skipped.push(Skipped { event: event.to_string(), because });
         }
-        Ok(Plan { heads, skipped, more })
+        let mut followers = Followers::default();
+        if with_followers {
+            followers = Followers::look(connection, &self.group, &mut heads).await?;
+        }
+        Ok(Plan { heads, skipped, more, followers })
     }
 
     /// Heads that fit now, of these alone where some are given. Under the group's lock they stay as they are.

@@ -1,11 +1,13 @@
 //! Giving parked events up: they are never delivered. Each is kept, whole, in the audit.
 
 use super::{
-    Filter, Operator, OperatorError, Signature, Skipped,
-    change::{self, CHUNK, Head, Plan},
+    Filter, Operator, OperatorError, Signature, Skipped, SkippedBecause,
+    change::{self, CHUNK, Head},
+    followers::Followers,
 };
 use serde::Serialize;
 use sqlx::{MySql, MySqlConnection, QueryBuilder};
+use std::collections::HashSet;
 
 const OPERATION: &str = "discard events";
 
@@ -17,30 +19,35 @@ pub struct Discard {
     pub all: bool,
     /// With a head, everything that waits behind it.
     pub whole_aggregate: bool,
-    /// Aggregates may be left out of order: see [`OrderBreak`].
+    /// Aggregates may be left out of order, now or by their next event: see [`OrderBreak`].
     pub breaks_order: bool,
     pub dry_run: bool,
 }
 
-/// What a discarded event does to its aggregate's order.
+/// What a discarded event does to its aggregate's order. Whatever it is: what is written later follows without the event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderBreak {
-    /// Later events of the aggregate wait and are delivered without it.
+    /// Later events of the aggregate are written, and are delivered without it.
     LaterFollow,
     /// Readers know earlier versions of the aggregate and never get this one.
     VersionMissing,
+    /// It is version 1 and nothing is written behind it yet, but the aggregate may go on.
+    LaterMayFollow,
 }
 
 impl OrderBreak {
-    /// None where readers never hear of the aggregate: version 1 goes, and nothing waits behind it.
+    /// None where a whole aggregate is meant and readers have nothing of it: version 1 goes, with everything that is
+    /// written behind it.
     fn of(head: &Head, whole_aggregate: bool) -> Option<Self> {
-        if head.behind > 0 && !whole_aggregate {
+        if head.unreached > 0 || (head.behind > 0 && !whole_aggregate) {
             Some(Self::LaterFollow)
         } else if head.aggregate_version > 1 {
             Some(Self::VersionMissing)
-        } else {
+        } else if whole_aggregate {
             None
+        } else {
+            Some(Self::LaterMayFollow)
         }
     }
 }
@@ -57,7 +64,8 @@ pub struct DiscardedEvent {
     pub cause: Option<String>,
     /// Events that waited behind it and were discarded with it.
     pub with_it: u64,
-    /// Events that waited behind it and are delivered now.
+    /// Later events of its aggregate that are written and are delivered without it: those that waited behind it and
+    /// stay, and those in the outbox that no relay has reached yet.
     pub followed_by: u64,
     pub breaks_order: Option<OrderBreak>,
 }
@@ -70,16 +78,34 @@ pub struct Discarded {
     pub events: Vec<DiscardedEvent>,
     /// Heads, and what was discarded with them.
     pub discarded: u64,
-    /// Heads whose aggregate is left out of order.
+    /// Aggregates whose order is broken, or will be by their next event.
     pub broken: u64,
     pub skipped: Vec<Skipped>,
     /// More fit than one call changes: call again.
     pub more: bool,
 }
 
+/// What has become of an aggregate that was to be discarded as a whole.
+enum Whole {
+    Discarded(DiscardedEvent),
+    /// Its head had gone.
+    Gone,
+    Left(SkippedBecause),
+}
+
+/// One transaction's part in it.
+enum Step {
+    Removed { waiting: u64, head: Option<Head> },
+    HeadGone,
+    Refused { followed_by: u64 },
+}
+
 impl Operator {
     /// Discards heads that fit, at most [`MAX_CHANGED`](super::MAX_CHANGED), and with `whole_aggregate` what waits behind
     /// them. What is left of an aggregate is due at once. One that a relay has on its way at this moment may still arrive.
+    ///
+    /// Where it shows only when an aggregate's turn comes that it would be left out of order, and that is not accepted, it
+    /// is left as it is and told among the skipped.
     ///
     /// # Errors
     /// [`OperatorError::BreaksOrder`] where an aggregate would be left out of order and that is not accepted; where
@@ -89,82 +115,111 @@ impl Operator {
         discard: &Discard,
         signature: &Signature,
     ) -> Result<Discarded, OperatorError> {
-        let Plan { heads, skipped, more } = self.plan(&discard.filter, discard.all).await?;
-        discard.check_order(&heads)?;
-        let mut events = Vec::with_capacity(heads.len());
-        if discard.dry_run {
-            events.extend(heads.into_iter().map(|head| discard.outcome(head)));
-        } else if discard.whole_aggregate {
-            for head in &heads {
-                events.extend(self.discard_aggregate(discard, head, signature).await?);
-            }
-        } else {
-            for chunk in heads.chunks(CHUNK) {
-                events.extend(self.discard_heads(discard, chunk, signature).await?);
-            }
-        }
-        Ok(Discarded {
+        let plan = self.plan(&discard.filter, discard.all, true).await?;
+        discard.check_order(&plan.heads)?;
+        let mut done = Discarded {
             group: self.group.clone(),
             dry_run: discard.dry_run,
-            discarded: events.iter().map(|event| 1 + event.with_it).sum(),
-            broken: events.iter().filter(|event| event.breaks_order.is_some()).count() as u64,
-            events,
-            skipped,
-            more,
-        })
+            events: Vec::with_capacity(plan.heads.len()),
+            discarded: 0,
+            broken: 0,
+            skipped: Vec::new(),
+            more: plan.more,
+        };
+        let mut handled = HashSet::new();
+        if discard.dry_run {
+            done.events.extend(plan.heads.into_iter().map(|head| discard.outcome(head)));
+        } else if discard.whole_aggregate {
+            for head in &plan.heads {
+                match self.discard_aggregate(discard, head, &plan.followers, signature).await? {
+                    Whole::Gone => continue,
+                    Whole::Discarded(event) => done.events.push(event),
+                    Whole::Left(because) => {
+                        done.skipped.push(Skipped { event: head.named(&discard.filter), because });
+                    }
+                }
+                handled.insert(head.id);
+            }
+            done.skipped.extend(change::gone(&discard.filter, &plan.heads, &handled));
+        } else {
+            for chunk in plan.heads.chunks(CHUNK) {
+                done.events.extend(self.discard_heads(discard, chunk, &plan.followers, signature).await?);
+            }
+            handled.extend(done.events.iter().map(|event| event.id));
+            done.skipped.extend(change::gone(&discard.filter, &plan.heads, &handled));
+        }
+        done.skipped.extend(plan.skipped);
+        done.count();
+        Ok(done)
     }
 
+    /// Whatever follows them was accepted, for without `whole_aggregate` it has to be.
     async fn discard_heads(
         &self,
         discard: &Discard,
         chunk: &[Head],
+        followers: &Followers,
         signature: &Signature,
     ) -> Result<Vec<DiscardedEvent>, OperatorError> {
         let failed = OperatorError::database(OPERATION);
         let mut change = self.change(OPERATION).await?;
+        let position = change.position;
         let discarded = async {
-            let heads = self.heads(&mut change, &discard.filter, Some(chunk), CHUNK as u64).await;
-            let heads = heads.map_err(&failed)?;
-            discard.check_order(&heads)?;
+            let mut heads = self.heads(&mut change, &discard.filter, Some(chunk), CHUNK as u64).await?;
+            followers.count(&mut change, &self.group, position, &mut heads).await?;
             let ids: Vec<u64> = heads.iter().map(|head| head.id).collect();
-            self.remove(&mut change, &ids, signature).await.map_err(&failed)?;
-            self.promote(&mut change, &heads).await.map_err(&failed)?;
+            self.remove(&mut change, &ids, signature).await?;
+            self.promote(&mut change, &heads).await?;
             Ok(heads.into_iter().map(|head| discard.outcome(head)).collect())
         };
-        let discarded = discarded.await;
-        change.end(discarded).await
+        let discarded: Result<_, sqlx::Error> = discarded.await;
+        change.end(discarded.map_err(failed)).await
     }
 
-    /// From its end, the head last: as long as something is left to discard, nothing of it is delivered. None where the
-    /// head has gone meanwhile.
+    /// From its end, the head last: as long as something is left to discard, nothing of it is delivered.
     async fn discard_aggregate(
         &self,
         discard: &Discard,
         planned: &Head,
+        followers: &Followers,
         signature: &Signature,
-    ) -> Result<Option<DiscardedEvent>, OperatorError> {
+    ) -> Result<Whole, OperatorError> {
         let failed = OperatorError::database(OPERATION);
         let mut with_it = 0;
         loop {
             let mut change = self.change(OPERATION).await?;
+            let position = change.position;
             let step = async {
                 let planned = std::slice::from_ref(planned);
-                let found = self.heads(&mut change, &discard.filter, Some(planned), 1).await;
-                let Some(head) = found.map_err(&failed)?.pop() else { return Ok(None) };
-                discard.check_order(std::slice::from_ref(&head))?;
-                let mut ids = self.last_waiting(&mut change, &head).await.map_err(&failed)?;
-                let (waiting, is_all) = (ids.len() as u64, ids.len() < CHUNK);
-                if is_all {
+                let mut found = self.heads(&mut change, &discard.filter, Some(planned), 1).await?;
+                followers.count(&mut change, &self.group, position, &mut found).await?;
+                let Some(head) = found.pop() else { return Ok(Step::HeadGone) };
+                // Once begun it is finished: half of it would be worse than what is written meanwhile.
+                if with_it == 0 && !discard.breaks_order && OrderBreak::of(&head, true).is_some() {
+                    return Ok(Step::Refused { followed_by: head.unreached });
+                }
+                let mut ids = self.last_waiting(&mut change, &head).await?;
+                let waiting = ids.len() as u64;
+                let is_last = ids.len() < CHUNK;
+                if is_last {
                     ids.push(head.id);
                 }
-                self.remove(&mut change, &ids, signature).await.map_err(&failed)?;
-                Ok(Some((head, waiting, is_all)))
+                self.remove(&mut change, &ids, signature).await?;
+                Ok(Step::Removed { waiting, head: is_last.then_some(head) })
             };
-            let step = step.await;
-            let Some((head, waiting, is_all)) = change.end(step).await? else { return Ok(None) };
-            with_it += waiting;
-            if is_all {
-                return Ok(Some(discard.outcome(Head { behind: with_it, ..head })));
+            let step: Result<_, sqlx::Error> = step.await;
+            match change.end(step.map_err(&failed)).await? {
+                Step::HeadGone if with_it == 0 => return Ok(Whole::Gone),
+                Step::HeadGone => return Ok(Whole::Left(SkippedBecause::HeadGone { with_it })),
+                Step::Refused { followed_by } => {
+                    return Ok(Whole::Left(SkippedBecause::BreaksOrder { followed_by }));
+                }
+                Step::Removed { waiting, head } => {
+                    with_it += waiting;
+                    if let Some(head) = head {
+                        return Ok(Whole::Discarded(discard.outcome(Head { behind: with_it, ..head })));
+                    }
+                }
             }
         }
     }
@@ -230,7 +285,7 @@ impl Operator {
 impl Discard {
     fn outcome(&self, head: Head) -> DiscardedEvent {
         let breaks_order = OrderBreak::of(&head, self.whole_aggregate);
-        let (with_it, followed_by) = if self.whole_aggregate { (head.behind, 0) } else { (0, head.behind) };
+        let (with_it, waiting) = if self.whole_aggregate { (head.behind, 0) } else { (0, head.behind) };
         DiscardedEvent {
             id: head.id,
             event_id: head.event_id,
@@ -241,7 +296,7 @@ impl Discard {
             attempts: head.attempts,
             cause: head.cause,
             with_it,
-            followed_by,
+            followed_by: waiting + head.unreached,
             breaks_order,
         }
     }
@@ -258,5 +313,19 @@ impl Discard {
             aggregate_id: first.aggregate_id.clone(),
             version: first.aggregate_version,
         })
+    }
+}
+
+impl Discarded {
+    fn count(&mut self) {
+        let of_event = |event: &DiscardedEvent| (1 + event.with_it, event.breaks_order.is_some());
+        let of_skipped = |skipped: &Skipped| match skipped.because {
+            SkippedBecause::HeadGone { with_it } => Some((with_it, true)),
+            _ => None,
+        };
+        let all = self.events.iter().map(of_event).chain(self.skipped.iter().filter_map(of_skipped));
+        (self.discarded, self.broken) = all.fold((0, 0), |(discarded, broken), (events, breaks)| {
+            (discarded + events, broken + u64::from(breaks))
+        });
     }
 }

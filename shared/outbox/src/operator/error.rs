@@ -17,7 +17,7 @@ pub enum OperatorError {
     #[error("nothing is selected: name events, or what they have in common, or say that all are meant")]
     NothingSelected,
     #[error(
-        "{events} events would leave their aggregates out of order, such as {event_id}: readers never get version {version} of {aggregate_type} {aggregate_id}; nothing was discarded, it has to be confirmed"
+        "{events} events are not known to be the last of their aggregates, such as {event_id}: readers never get version {version} of {aggregate_type} {aggregate_id}, and whatever follows comes without it; nothing was discarded, it has to be confirmed"
     )]
     BreaksOrder {
         events: usize,

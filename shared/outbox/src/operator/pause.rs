@@ -26,6 +26,8 @@ impl Pause {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PauseChange {
     pub group: String,
+    /// Nothing was changed: `changed` tells what would be.
+    pub dry_run: bool,
     /// False where it was so before; then nothing has changed, not even the reason.
     pub changed: bool,
     /// As it is now, or as it was until now.
@@ -53,7 +55,20 @@ impl Operator {
         let mut change = self.change("pause the group").await?;
         let paused = self.set_pause(&mut change, signature).await.map_err(failed);
         let (changed, pause) = change.end(paused).await?;
-        Ok(PauseChange { group: self.group.clone(), changed, pause })
+        Ok(PauseChange { group: self.group.clone(), dry_run: false, changed, pause })
+    }
+
+    /// What [`Operator::pause`] would do now.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn would_pause(&self, new_group: bool) -> Result<PauseChange, OperatorError> {
+        let pause = match self.look_for_pause().await? {
+            Some(pause) => pause,
+            None if new_group || Self::groups(&self.pool).await?.is_empty() => None,
+            None => return Err(self.unknown_group().await),
+        };
+        Ok(PauseChange { group: self.group.clone(), dry_run: true, changed: pause.is_none(), pause })
     }
 
     async fn set_pause(
@@ -86,7 +101,16 @@ impl Operator {
         let mut change = self.change("resume the group").await?;
         let resumed = self.end_pause(&mut change, signature).await;
         let pause = change.end(resumed.map_err(OperatorError::database("resume the group"))).await?;
-        Ok(PauseChange { group: self.group.clone(), changed: pause.is_some(), pause })
+        Ok(PauseChange { group: self.group.clone(), dry_run: false, changed: pause.is_some(), pause })
+    }
+
+    /// What [`Operator::resume`] would do now.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn would_resume(&self) -> Result<PauseChange, OperatorError> {
+        let Some(pause) = self.look_for_pause().await? else { return Err(self.unknown_group().await) };
+        Ok(PauseChange { group: self.group.clone(), dry_run: true, changed: pause.is_some(), pause })
     }
 
     /// Returns what it ended.
@@ -109,13 +133,28 @@ impl Operator {
         Ok(before)
     }
 
+    /// Under the group's lock.
     async fn read_pause(&self, connection: &mut MySqlConnection) -> Result<Option<Pause>, sqlx::Error> {
+        self.find_pause(connection).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
+    /// The outer None where there is no such group.
+    async fn look_for_pause(&self) -> Result<Option<Option<Pause>>, OperatorError> {
+        let failed = OperatorError::database("tell whether the group is paused");
+        let mut connection = self.pool.acquire().await.map_err(&failed)?;
+        self.find_pause(&mut connection).await.map_err(failed)
+    }
+
+    async fn find_pause(
+        &self,
+        connection: &mut MySqlConnection,
+    ) -> Result<Option<Option<Pause>>, sqlx::Error> {
         let row = sqlx::query(
             "SELECT paused_at, paused_by, paused_reason FROM outbox_position WHERE relay_group = ?",
         )
         .bind(&self.group)
-        .fetch_one(connection)
+        .fetch_optional(connection)
         .await?;
-        Pause::of_row(&row)
+        row.as_ref().map(Pause::of_row).transpose()
     }
 }

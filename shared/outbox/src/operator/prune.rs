@@ -46,6 +46,16 @@ pub async fn prune_step(
     rows: usize,
 ) -> Result<PruneStep, sqlx::Error> {
     let Some(bounds) = bounds(connection, group).await? else { return Ok(PruneStep::default()) };
+    step_within(connection, bounds, keep, rows).await
+}
+
+/// As [`prune_step`], between these ids.
+async fn step_within(
+    connection: &mut MySqlConnection,
+    bounds: Bounds,
+    keep: Duration,
+    rows: usize,
+) -> Result<PruneStep, sqlx::Error> {
     let lowest = lowest(connection, bounds, keep, rows).await?;
     let Some((last, last_event)) = lowest.last() else { return Ok(PruneStep::default()) };
     let groups: Vec<String> =
@@ -271,8 +281,8 @@ impl Operator {
         }
     }
 
-    /// Deletes delivered rows older than `keep`, step by step, until there are none. A note of it is in the audit before
-    /// the first row goes.
+    /// Deletes delivered rows older than `keep`, step by step, up to where all was delivered when it began: beside a busy
+    /// relay it would never come to an end otherwise. A note of it is in the audit before the first row goes.
     ///
     /// # Errors
     /// Where there is no such group, where `rows` is out of its bounds, and where MySQL fails: what is gone by then is
@@ -294,8 +304,9 @@ impl Operator {
         let noted = change.end(noted.map_err(&failed)).await?;
         let mut connection = self.pool.acquire().await.map_err(&failed)?;
         let mut pruned = Pruned { group: self.group.clone(), ..Pruned::default() };
+        let mut end = u64::MAX;
         loop {
-            let step = prune_step(&mut connection, &self.group, keep, rows).await.map_err(&failed)?;
+            let step = self.step_up_to(&mut connection, &mut end, keep, rows).await.map_err(&failed)?;
             pruned.rows += step.deleted;
             pruned.checkpoints += step.checkpoints;
             pruned.steps += 1;
@@ -311,6 +322,19 @@ impl Operator {
             .await
             .map_err(failed)?;
         Ok(pruned)
+    }
+
+    /// A step that deletes nothing from `end` on, which is where the first one comes to its bound.
+    async fn step_up_to(
+        &self,
+        connection: &mut MySqlConnection,
+        end: &mut u64,
+        keep: Duration,
+        rows: usize,
+    ) -> Result<PruneStep, sqlx::Error> {
+        let Some(bounds) = bounds(connection, &self.group).await? else { return Ok(PruneStep::default()) };
+        *end = bounds.below.min(*end);
+        step_within(connection, Bounds { below: *end, ..bounds }, keep, rows).await
     }
 }
 

@@ -51,8 +51,15 @@ impl Operator {
         signature: &Signature,
         dry_run: bool,
     ) -> Result<Retried, OperatorError> {
-        let Plan { heads, skipped, more } = self.plan(filter, all).await?;
-        let retried = if dry_run { heads } else { self.retry_heads(filter, &heads, signature).await? };
+        let Plan { heads, mut skipped, more, .. } = self.plan(filter, all, false).await?;
+        let retried = if dry_run {
+            heads
+        } else {
+            let retried = self.retry_heads(filter, &heads, signature).await?;
+            let handled = retried.iter().map(|head| head.id).collect();
+            skipped.extend(change::gone(filter, &heads, &handled));
+            retried
+        };
         let events = retried.into_iter().map(RetriedEvent::from).collect();
         Ok(Retried { group: self.group.clone(), dry_run, events, skipped, more })
     }

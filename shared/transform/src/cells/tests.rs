@@ -18,40 +18,6 @@ fn decimal(text: &str) -> Cell<'_> {
 }
 
 #[test]
-fn types_are_read_in_clickhouse_spelling_and_written_back() {
-    for (declared, canonical) in [
-        ("String", "String"),
-        ("LowCardinality(String)", "LowCardinality(String)"),
-        ("LowCardinality(Nullable(String))", "LowCardinality(Nullable(String))"),
-        ("Nullable(UInt32)", "Nullable(UInt32)"),
-        ("Decimal(18,2)", "Decimal(18, 2)"),
-        ("DateTime64(3,'UTC')", "DateTime64(3, 'UTC')"),
-    ] {
-        let column: ColumnType = declared.parse().expect(declared);
-        assert_eq!(column.to_string(), canonical);
-        assert_eq!(canonical.parse(), Ok(column));
-    }
-    for unsupported in [
-        "",
-        "Float64",
-        "DateTime64(3)",
-        "DateTime64(3, 'Asia/Seoul')",
-        "DateTime64(9, 'UTC')",
-        "Decimal(39, 2)",
-        "Decimal(2, 3)",
-        "Decimal(+9, 2)",
-        "UInt128",
-        "Nullable(Nullable(String))",
-        "Nullable(LowCardinality(String))",
-        "LowCardinality(UInt8)",
-        "Array(String)",
-        "string",
-    ] {
-        assert!(unsupported.parse::<ColumnType>().is_err(), "{unsupported} was taken");
-    }
-}
-
-#[test]
 fn what_fits_is_written() {
     for (declared, value, json) in [
         ("String", text("a \"b\"\n"), r#""a \"b\"\n""#),
@@ -64,7 +30,7 @@ fn what_fits_is_written() {
         ("Decimal(18, 2)", decimal("-0059.9700"), "\"-59.97\""),
         ("Decimal(18, 2)", decimal("0.50"), "\"0.50\""),
         ("Decimal(4, 4)", decimal("0.1234"), "\"0.1234\""),
-        ("Decimal(18, 2)", Cell::Scaled(-5_997_00, 4), "\"-59.97\""),
+        ("Decimal(18, 2)", Cell::Scaled(-599_700, 4), "\"-59.97\""),
         ("Decimal(18, 2)", Cell::Scaled(50, 2), "\"0.50\""),
         ("Decimal(18, 2)", Cell::Scaled(-5, 1), "\"-0.5\""),
         ("Decimal(18, 2)", Cell::Scaled(7, 0), "\"7\""),

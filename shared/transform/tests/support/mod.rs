@@ -68,8 +68,10 @@ pub(crate) fn stamp() -> Stamp {
 pub(crate) const AGGREGATE: &str = "0192a7c1-0000-7000-8000-000000000001";
 
 pub(crate) fn headers() -> &'static [(String, Vec<u8>)] {
-    static HEADERS: OnceLock<[(String, Vec<u8>); 1]> = OnceLock::new();
-    HEADERS.get_or_init(|| [("traceparent".to_owned(), b"00-1".to_vec())])
+    static HEADERS: OnceLock<[(String, Vec<u8>); 2]> = OnceLock::new();
+    HEADERS.get_or_init(|| {
+        [("traceparent", "00-1"), ("other", "x")].map(|(k, v)| (k.to_owned(), v.as_bytes().to_vec()))
+    })
 }
 
 /// An event that tells the test guest what to do.

@@ -5,7 +5,7 @@ use crate::output::{Finding, Json};
 use anyhow::bail;
 use clap::Args;
 use outflow_outbox::operator::{
-    Discard, Discarded, EventRef, Filter, OperatorError, OrderBreak, Retried, Skipped,
+    Discard, Discarded, DiscardedEvent, EventRef, Filter, OperatorError, OrderBreak, Retried, Skipped,
 };
 use sqlx::MySqlPool;
 use std::fmt::Write;
@@ -34,8 +34,8 @@ pub(crate) struct RetryArgs {
     #[command(flatten)]
     selection: Selection,
     /// Why; 1 to 500 characters, kept in the audit.
-    #[arg(long, value_name = "REASON")]
-    why: String,
+    #[arg(long, value_name = "REASON", required_unless_present = "dry_run")]
+    why: Option<String>,
     #[command(flatten)]
     by: By,
     /// Tells what would be tried again, and changes nothing.
@@ -51,15 +51,16 @@ pub(crate) struct RetryArgs {
 pub(crate) struct DiscardArgs {
     #[command(flatten)]
     selection: Selection,
-    /// With each event, everything of its aggregate that waits behind it.
+    /// With each event, everything of its aggregate that waits behind it. Enough by itself where version 1 is among that
+    /// and nothing more of the aggregate stands in the outbox.
     #[arg(long)]
     whole_aggregate: bool,
-    /// Accepts that readers miss a version of an aggregate, or get later ones without it.
+    /// Accepts that readers miss versions of an aggregate, and get later ones without them.
     #[arg(long)]
     breaks_order: bool,
     /// Why; 1 to 500 characters, kept in the audit.
-    #[arg(long, value_name = "REASON")]
-    why: String,
+    #[arg(long, value_name = "REASON", required_unless_present = "dry_run")]
+    why: Option<String>,
     #[command(flatten)]
     by: By,
     /// Tells what would be discarded, and changes nothing.
@@ -76,7 +77,7 @@ pub(crate) struct DiscardArgs {
 
 pub(super) async fn retry(args: RetryArgs, pool: &MySqlPool) -> anyhow::Result<Finding> {
     let operator = args.group.operator(pool)?;
-    let signature = args.by.sign(&args.why)?;
+    let signature = args.by.sign_unless_dry(args.why.as_deref())?;
     let (filter, all) = args.selection.filter();
     let retried = operator.retry(&filter, all, &signature, args.dry_run).await.map_err(selected)?;
     args.json.report(&retried, describe_retried(&retried))?;
@@ -85,7 +86,7 @@ pub(super) async fn retry(args: RetryArgs, pool: &MySqlPool) -> anyhow::Result<F
 
 pub(super) async fn discard(args: DiscardArgs, pool: &MySqlPool) -> anyhow::Result<Finding> {
     let operator = args.group.operator(pool)?;
-    let signature = args.by.sign(&args.why)?;
+    let signature = args.by.sign_unless_dry(args.why.as_deref())?;
     let (filter, all) = args.selection.filter();
     let mut discard = Discard {
         filter,
@@ -102,9 +103,10 @@ pub(super) async fn discard(args: DiscardArgs, pool: &MySqlPool) -> anyhow::Resu
     if planned.broken > 0 && !args.breaks_order {
         eprintln!("{}", describe_discarded(&planned));
         bail!(
-            "not done: {} of {} aggregates would be left out of order; say --breaks-order if their readers can bear it",
+            "not done: the order of {} of {} aggregates would be broken, or could be by their next event; {}",
             text::count(planned.broken),
-            text::count(planned.events.len() as u64)
+            text::count(planned.events.len() as u64),
+            ways_out(args.whole_aggregate, &planned)
         );
     }
     if !args.yes {
@@ -117,14 +119,29 @@ pub(super) async fn discard(args: DiscardArgs, pool: &MySqlPool) -> anyhow::Resu
     Ok(finding(&discarded.skipped))
 }
 
+/// How a discard that was refused can be had, or made harmless.
+fn ways_out(whole_aggregate: bool, planned: &Discarded) -> String {
+    let mut ways = "say --breaks-order if their readers can bear it".to_owned();
+    if !whole_aggregate {
+        ways += ", or --whole-aggregate where all of each is to go";
+    } else if planned.events.iter().any(|event| event.followed_by > 0) {
+        ways +=
+            "; what stands in the outbox waits behind them, and goes with them, once a relay has reached it";
+    }
+    ways
+}
+
 /// A person who has named nothing is told how to.
 fn selected(error: OperatorError) -> anyhow::Error {
-    if matches!(error, OperatorError::NothingSelected) {
-        return anyhow::anyhow!(
+    match error {
+        OperatorError::NothingSelected => anyhow::anyhow!(
             "{error}: give EVENT…, --cause, --state, --aggregate-type, --aggregate-id, --event-type, --from, --to, or --all"
-        );
+        ),
+        OperatorError::Database { .. } => {
+            explained(error).context("it may be done in part: `outflow outbox audit` tells how far it came")
+        }
+        error => explained(error),
     }
-    explained(error)
 }
 
 fn finding(skipped: &[Skipped]) -> Finding {
@@ -167,15 +184,7 @@ fn describe_discarded(discarded: &Discarded) -> String {
                 event.event_type.clone(),
                 text::cause(event.cause.as_deref()).to_owned(),
                 event.with_it.to_string(),
-                match event.breaks_order {
-                    Some(OrderBreak::LaterFollow) => {
-                        format!("broken: {} later follow without it", text::count(event.followed_by))
-                    }
-                    Some(OrderBreak::VersionMissing) => {
-                        format!("broken: readers never get version {}", event.aggregate_version)
-                    }
-                    None => "kept: readers never hear of it".to_owned(),
-                },
+                order(event),
             ]);
         }
         writeln!(text, "{table}").expect("a string takes all");
@@ -183,10 +192,31 @@ fn describe_discarded(discarded: &Discarded) -> String {
     let done = if discarded.dry_run { "would be discarded" } else { "discarded" };
     write!(text, "{} {done}", text::events(discarded.discarded)).expect("a string takes all");
     if discarded.broken > 0 {
-        write!(text, ", {} aggregates out of order", text::count(discarded.broken))
-            .expect("a string takes all");
+        write!(
+            text,
+            ", the order of {} aggregates broken now or by their next event",
+            text::count(discarded.broken)
+        )
+        .expect("a string takes all");
+    }
+    if discarded.discarded > 0 {
+        text += "; whatever is written to the same aggregates later follows without them";
     }
     text + &text::skipped(&discarded.skipped) + more(discarded.more)
+}
+
+/// What it does to the order of the aggregate, as far as that is known.
+fn order(event: &DiscardedEvent) -> String {
+    match event.breaks_order {
+        Some(OrderBreak::LaterFollow) => {
+            format!("broken: {} later follow without it", text::count(event.followed_by))
+        }
+        Some(OrderBreak::VersionMissing) => {
+            format!("broken: readers never get version {}", event.aggregate_version)
+        }
+        Some(OrderBreak::LaterMayFollow) => "broken by its next event, none is written yet".to_owned(),
+        None => "readers have nothing of it".to_owned(),
+    }
 }
 
 fn more(more: bool) -> &'static str {

@@ -38,13 +38,16 @@ pub(crate) struct PruneArgs {
 #[derive(Debug, Args)]
 pub(crate) struct PauseArgs {
     /// Why; 1 to 500 characters, shown as long as the pause lasts and kept in the audit.
-    #[arg(long, value_name = "REASON")]
-    why: String,
+    #[arg(long, value_name = "REASON", required_unless_present = "dry_run")]
+    why: Option<String>,
     #[command(flatten)]
     by: By,
     /// Makes the group, before its relay has run for the first time.
     #[arg(long)]
     new_group: bool,
+    /// Tells whether the group would be paused, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     group: Group,
     #[command(flatten)]
@@ -54,10 +57,13 @@ pub(crate) struct PauseArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ResumeArgs {
     /// Why; 1 to 500 characters, kept in the audit.
-    #[arg(long, value_name = "REASON")]
-    why: String,
+    #[arg(long, value_name = "REASON", required_unless_present = "dry_run")]
+    why: Option<String>,
     #[command(flatten)]
     by: By,
+    /// Tells whether a pause would be ended, and changes nothing.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     group: Group,
     #[command(flatten)]
@@ -76,9 +82,13 @@ pub(super) async fn prune(args: PruneArgs, pool: &MySqlPool) -> anyhow::Result<F
     }
     if !args.yes {
         let prunable = operator.prunable(args.keep).await.map_err(explained)?;
-        if prunable.rows > 0 {
-            confirm(false, &format!("delete {} that were delivered", text::events(prunable.rows)))?;
+        if prunable.rows == 0 {
+            // What comes of age from here on, nobody was asked about.
+            let nothing = Pruned { group: operator.group().to_owned(), ..Pruned::default() };
+            args.json.report(&nothing, "nothing to delete")?;
+            return Ok(Finding::Fine);
         }
+        confirm(false, &format!("delete {} or more that were delivered", text::events(prunable.rows)))?;
     }
     let terminal = std::io::stderr().is_terminal();
     let progress = |pruned: &Pruned| {
@@ -119,16 +129,22 @@ fn describe_prunable(prunable: &Prunable) -> String {
 
 pub(super) async fn pause(args: PauseArgs, pool: &MySqlPool) -> anyhow::Result<Finding> {
     let operator = args.group.operator(pool)?;
-    let signature = args.by.sign(&args.why)?;
-    let change = operator.pause(&signature, args.new_group).await.map_err(explained)?;
-    let line = match (&change.pause, change.changed) {
-        (Some(pause), false) => format!(
+    let signature = args.by.sign_unless_dry(args.why.as_deref())?;
+    let change = if args.dry_run {
+        operator.would_pause(args.new_group).await
+    } else {
+        operator.pause(&signature, args.new_group).await
+    };
+    let change = change.map_err(explained)?;
+    let line = match &change.pause {
+        Some(pause) if !change.changed => format!(
             "group {} is paused already, since {} by {}: {}",
             change.group,
             text::moment(pause.at),
             pause.by,
             pause.reason
         ),
+        _ if change.dry_run => format!("group {} would be paused", change.group),
         _ => format!(
             "group {} is paused, a relay at work ends within about a second; `outflow outbox resume` lets it go on",
             change.group
@@ -140,17 +156,19 @@ pub(super) async fn pause(args: PauseArgs, pool: &MySqlPool) -> anyhow::Result<F
 
 pub(super) async fn resume(args: ResumeArgs, pool: &MySqlPool) -> anyhow::Result<Finding> {
     let operator = args.group.operator(pool)?;
-    let change: PauseChange = operator.resume(&args.by.sign(&args.why)?).await.map_err(explained)?;
+    let signature = args.by.sign_unless_dry(args.why.as_deref())?;
+    let change = if args.dry_run { operator.would_resume().await } else { operator.resume(&signature).await };
+    let change: PauseChange = change.map_err(explained)?;
     let line = match &change.pause {
-        Some(pause) => {
-            format!(
-                "group {} goes on, it was paused since {} by {}",
-                change.group,
-                text::moment(pause.at),
-                pause.by
-            )
-        }
-        None => format!("group {} was not paused", change.group),
+        Some(pause) => format!(
+            "group {} {}, it {} paused since {} by {}",
+            change.group,
+            if change.dry_run { "would go on" } else { "goes on" },
+            if change.dry_run { "is" } else { "was" },
+            text::moment(pause.at),
+            pause.by
+        ),
+        None => format!("group {} is not paused", change.group),
     };
     args.json.report(&change, line)?;
     Ok(Finding::Fine)

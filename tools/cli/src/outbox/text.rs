@@ -67,7 +67,7 @@ pub(super) fn cause(cause: Option<&str>) -> &str {
     cause.unwrap_or("not tried yet")
 }
 
-/// A line for each named event that was not touched.
+/// A line for each event that was meant and not touched.
 pub(super) fn skipped(skipped: &[Skipped]) -> String {
     let mut text = String::new();
     for Skipped { event, because } in skipped {
@@ -75,6 +75,16 @@ pub(super) fn skipped(skipped: &[Skipped]) -> String {
             SkippedBecause::NotParked => format!("it is not parked: see `outflow outbox show {event}`"),
             SkippedBecause::DoesNotFit => "it does not fit the other conditions".to_owned(),
             SkippedBecause::Waits { head_id } => format!("it waits behind {head_id}: name that one"),
+            SkippedBecause::BreaksOrder { followed_by } => {
+                format!(
+                    "{} of its aggregate were written meanwhile and would follow without it",
+                    count(*followed_by)
+                )
+            }
+            SkippedBecause::HeadGone { with_it } => format!(
+                "it went meanwhile, and {} of those behind it are discarded: see `outflow outbox show {event}`",
+                count(*with_it)
+            ),
         };
         write!(text, "\nskipped {event}: {because}").expect("a string takes all");
     }
