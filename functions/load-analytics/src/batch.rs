@@ -1,9 +1,10 @@
 //! Records to rows: what fits its table goes on, what doesn't is set aside with its reason.
 //!
-//! A topic carries the rows of the table of its name.
+//! A topic carries the rows of the table of its name, and so does the one by which its dead letters are sent back.
 
 use crate::error::LoadError;
 use outflow_analytics::{EncodedRow, RowEncoder, RowError, Table, Writer};
+use outflow_broker::topics;
 use outflow_kafka_batch::{Partition, Record};
 use outflow_telemetry::chain;
 use std::{
@@ -51,8 +52,8 @@ pub(crate) async fn read(
     let limit = || until.saturating_duration_since(Instant::now()).min(DESCRIBE_LIMIT);
     let mut rows = Vec::new();
     for partitions in partitions.chunk_by(|one, next| one.topic == next.topic) {
-        let name = &partitions[0].topic;
-        let error = |source| LoadError::Table { table: name.clone(), source };
+        let name = table_of(&partitions[0].topic);
+        let error = |source| LoadError::Table { table: name.to_owned(), source };
         let table = writer.table(name, limit()).await.map_err(error)?;
         let mut encoded = encode(&table, partitions);
         if encoded.iter().any(|row| row.as_ref().is_err_and(RowError::is_by_the_table)) {
@@ -66,6 +67,11 @@ pub(crate) async fn read(
         rows.append(&mut encoded);
     }
     Ok(sort(partitions, rows))
+}
+
+/// Rows that are sent back after a rejection come by a topic of their own.
+fn table_of(topic: &str) -> &str {
+    topics::source(topic)
 }
 
 /// A result a record, in their order.
@@ -120,6 +126,11 @@ pub(crate) mod tests {
         };
         let columns = vec![column("order_id", "UUID"), column("quantity", "UInt32")];
         Arc::new(Table::new("orders_analytics", columns, "").expect("all types are carried"))
+    }
+
+    #[test]
+    fn redriven_rows_are_of_the_same_table() {
+        assert_eq!(["orders_analytics", "orders_analytics.retry"].map(table_of), ["orders_analytics"; 2]);
     }
 
     #[test]
