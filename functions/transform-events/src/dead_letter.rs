@@ -55,8 +55,12 @@ mod tests {
     #[test]
     fn a_redriven_record_that_nobody_can_take_stays_for_its_transform() {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-        let headers =
-            [("eventType", "OrderCreated"), ("outflow-attempts", "2"), ("outflow-slot", "order_items")];
+        let headers = [
+            ("eventType", "OrderCreated"),
+            ("outflow-attempts", "2"),
+            ("outflow-slot", "order_items"),
+            ("outflow-redriven-from", "order.events.dlq/0/5"),
+        ];
         let mut original = batch::Record {
             offset: 7,
             timestamp_ms: 0,
@@ -84,7 +88,8 @@ mod tests {
             outflow-topic=order.events
             outflow-partition=3
             outflow-offset=7
-            outflow-attempts=3"#]]
+            outflow-attempts=3
+            outflow-redriven-from=order.events.dlq/0/5"#]]
         .assert_eq(&headers.join("\n"));
     }
 }

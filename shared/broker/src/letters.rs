@@ -70,13 +70,16 @@ pub struct Origin<'a> {
     pub attempts: u32,
     /// Redriven for this transform alone: the others had it.
     pub slot: Option<String>,
+    /// The dead letter that it was.
+    pub redriven_from: Option<String>,
 }
 
 impl<'a> Origin<'a> {
     /// Takes what we put into the headers of a redriven record, and leaves it those that it came with. Whoever asks
     /// Kafka to deliver a record again needs the place where it was read, not this one.
     pub fn take(topic: &'a str, partition: i32, offset: i64, headers: &mut Headers) -> Self {
-        let plain = Self { topic: topics::source(topic), partition, offset, attempts: 0, slot: None };
+        let topic_of = topics::source(topic);
+        let plain = Self { topic: topic_of, partition, offset, attempts: 0, slot: None, redriven_from: None };
         let origin = if topics::is_retries(topic) {
             let text = |name: &str| {
                 let (_, value) = headers.iter().rev().find(|(key, _)| key == name)?;
@@ -87,8 +90,9 @@ impl<'a> Origin<'a> {
             let first = first.and_then(|(partition, offset)| partition.parse().ok().zip(offset.parse().ok()));
             let (partition, offset) = first.unwrap_or((partition, offset));
             let attempts = text(header::ATTEMPTS).and_then(|number| number.parse().ok()).unwrap_or(0);
-            let slot = text(header::SLOT).map(str::to_owned);
-            Self { partition, offset, attempts, slot, ..plain }
+            let owned = |name: &str| text(name).map(str::to_owned);
+            let (slot, redriven_from) = (owned(header::SLOT), owned(header::REDRIVEN_FROM));
+            Self { partition, offset, attempts, slot, redriven_from, ..plain }
         } else {
             plain
         };
@@ -134,6 +138,9 @@ pub fn dead_letter(
     add(header::PARTITION, &origin.partition.to_string());
     add(header::OFFSET, &origin.offset.to_string());
     add(header::ATTEMPTS, &origin.attempts.saturating_add(1).to_string());
+    if let Some(before) = &origin.redriven_from {
+        add(header::REDRIVEN_FROM, before);
+    }
     Record { topic: topics::dead_letters(origin.topic), key, payload: value, headers }
 }
 
@@ -197,13 +204,16 @@ mod tests {
         let origin = Origin::take("order.events.retry", 0, 99, &mut redriven);
 
         let slot = Some("order_items".to_owned());
-        let expected = Origin { topic: "order.events", partition: 3, offset: 7, attempts: 2, slot };
+        let redriven_from = Some("order.events.dlq/0/5".to_owned());
+        let expected =
+            Origin { topic: "order.events", partition: 3, offset: 7, attempts: 2, slot, redriven_from };
         assert_eq!((&origin, &redriven), (&expected, &headers(&own)));
         let rejection = Rejection { stage: "decode", code: "not_json", reason: "", by: None };
         let again = dead_letter(&origin, None, None, redriven, &rejection);
         assert_eq!((again.topic.as_str(), again.payload), ("order.events.dlq", None));
         let told = lines(&again.headers);
-        assert!(told.contains("outflow-offset=7\noutflow-attempts=3"), "{told}");
+        let told_last = "outflow-offset=7\noutflow-attempts=3\noutflow-redriven-from=order.events.dlq/0/5\n";
+        assert!(told.ends_with(told_last), "{told}");
         assert!(told.contains("outflow-slot=order_items") && !told.contains("digest"), "{told}");
     }
 
@@ -214,10 +224,8 @@ mod tests {
 
         let origin = Origin::take("order.events", 3, 7, &mut headers);
 
-        assert_eq!(
-            origin,
-            Origin { topic: "order.events", partition: 3, offset: 7, attempts: 0, slot: None }
-        );
+        assert_eq!((origin.partition, origin.offset, origin.attempts), (3, 7, 0));
+        assert_eq!((origin.topic, origin.slot, origin.redriven_from), ("order.events", None, None));
         assert!(headers.is_empty());
         let by_hand = Origin::take("order.events.retry", 0, 5, &mut headers);
         assert_eq!((by_hand.partition, by_hand.offset, by_hand.attempts), (0, 5, 0));

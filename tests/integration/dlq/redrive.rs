@@ -40,7 +40,8 @@ async fn a_redriven_record_is_the_one_that_was_given_up_whatever_is_in_it() {
         let origin = Origin::take(message.topic(), message.partition(), message.offset(), &mut headers);
         assert_eq!(headers, letter.headers);
         let slot = letter.by.map(|(slot, _)| slot.to_owned());
-        let expected = Origin { topic: &desk.topic, partition: 2, offset, attempts: letter.attempts, slot };
+        let (attempts, redriven_from) = (letter.attempts, Some(desk.id(offset - 100)));
+        let expected = Origin { topic: &desk.topic, partition: 2, offset, attempts, slot, redriven_from };
         assert_eq!(origin, expected);
     }
     assert_eq!(header(&sent[0], "outflow-reason"), None, "it is no letter any more");
