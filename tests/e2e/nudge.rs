@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 /// Enough to have the relay at work, asleep and on its way there while orders come.
 const MANY: usize = 300;
 const SOME: usize = 20;
+/// Lonely orders, each waited for.
+const FEW: usize = 3;
 /// Longer than the event sources wait for an answer at first, and than two ticks.
 const STEADY: Duration = Duration::from_secs(15);
 
@@ -125,9 +127,35 @@ fn with_every_nudge_lost_orders_are_taken_and_the_schedule_delivers_them() {
 }
 
 #[test]
-fn doubled_and_delayed_nudges_change_nothing() {
+fn a_doubled_nudge_runs_the_relay_twice_a_delayed_one_once_and_both_deliver_without_the_schedule() {
     on_the_pipe(async |shop| {
-        with_postman(shop, Schedule::On, async |shop, postman| {
+        shop.assert_conserved().await?;
+        with_postman(shop, Schedule::Off, async |shop, postman| {
+            // The function has one instance here: what was still at work before has ended when this nudge has run.
+            shop.order().await?;
+            delivered(shop).await?;
+            asleep(shop).await?;
+            for (way, runs) in
+                [(Way::Doubled(Duration::from_millis(200)), 2), (Way::Delayed(Duration::from_secs(2)), 1)]
+            {
+                postman.will(way);
+                for _ in 0..FEW {
+                    let (nudges, drained, leases) = (postman.received(), drains(shop)?, relays(shop).await?);
+                    shop.order().await?;
+                    delivered(shop).await?;
+                    eventually("each nudge has run", async || {
+                        let ran = drains(shop)? - drained;
+                        ensure!(ran <= runs, "{way:?}: {ran} drains");
+                        Ok((ran == runs).then_some(()))
+                    })
+                    .await?;
+                    asleep(shop).await?;
+                    let (nudges, leases) = (postman.received() - nudges, relays(shop).await? - leases);
+                    ensure!(nudges == 1, "{way:?}: {nudges} nudges for one order");
+                    // One that finds nothing to do takes no lease.
+                    ensure!((1..=runs).contains(&usize::try_from(leases)?), "{way:?}: {leases} leases");
+                }
+            }
             for way in [Way::Doubled(Duration::from_millis(200)), Way::Delayed(Duration::from_secs(2))] {
                 postman.will(way);
                 shop.orders(SOME).await?;
@@ -138,4 +166,10 @@ fn doubled_and_delayed_nudges_change_nothing() {
         .await?;
         shop.assert_conserved().await
     });
+}
+
+/// Drains that the function has told of.
+fn drains(shop: &Shop) -> anyhow::Result<usize> {
+    let log = std::fs::read_to_string(shop.pipe.system.logs()[0])?;
+    Ok(log.matches("outbox drained").count())
 }

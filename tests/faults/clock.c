@@ -1,10 +1,14 @@
 /* Shows a process another time of day: CLOCK_SHIFT_S seconds ahead, or behind where it is negative.
  *
  * Preloaded. What waits until a time of day waits as long as it meant to: the deadline was told by the shifted clock. The
- * monotonic clock goes on as it is. */
+ * monotonic clock goes on as it is.
+ *
+ * The first time of day that is shown is told on stderr, so that a test sees that the process has asked here. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/time.h>
 #include <threads.h>
@@ -30,7 +34,11 @@ int clock_gettime(clockid_t clock, struct timespec *now) {
     static __typeof__(&clock_gettime) next;
     if (!next) next = NEXT(clock_gettime);
     int result = next(clock, now);
-    if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += shift();
+    if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) {
+        static atomic_flag told = ATOMIC_FLAG_INIT;
+        now->tv_sec += shift();
+        if (!atomic_flag_test_and_set(&told)) dprintf(2, "shown the time of day %lld\n", (long long)now->tv_sec);
+    }
     return result;
 }
 

@@ -1,7 +1,10 @@
 //! One relay at a time: how long another one waits for it, and how long one call lasts.
 
-use outflow_outbox::{Relay, RelaySettings};
+mod questions;
+
+use outflow_outbox::{FailureKind, Publisher, Relay, RelayError, RelaySettings};
 use outflow_tests::{Recorder, TestShop, in_a_minute, until};
+use sqlx::Executor;
 use std::time::{Duration, Instant};
 
 #[tokio::test]
@@ -98,4 +101,61 @@ async fn a_run_goes_on_looking_and_delivers_what_is_written_meanwhile() {
 
     assert_eq!(recorder.versions_of("a"), [1, 2, 3, 4]);
     assert_eq!((report.published, token), (4, 1), "in one call and one lease");
+}
+
+/// A lease that ends while a call may be on its way is renewed before the call, and one that can't outlast it lets
+/// nothing out, neither fresh nor parked.
+#[tokio::test]
+async fn nothing_is_handed_over_under_a_lease_that_may_end_before_the_answer() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = shop.recording_relay();
+    shop.commit("parked", 1).await;
+    recorder.refuse_as(FailureKind::Record { permanent: false }, &["parked"]);
+    relay.drain(in_a_minute()).await.unwrap();
+    shop.commit("fresh", 1).await;
+    shop.run("UPDATE outbox_failures SET next_attempt_at = UTC_TIMESTAMP(6)").await;
+    // No renewal is as quick as that.
+    let slow = Recorder::with_timeout(Duration::from_secs(10));
+    let lease = slow.timeout() + Duration::from_micros(1);
+    let settings = RelaySettings { lease, ..RelaySettings::default() };
+    let short = Relay::new(&shop.database_url, slow.clone(), settings).unwrap();
+
+    let report = short.drain(Instant::now() + Duration::from_millis(200)).await.unwrap();
+
+    assert_eq!((report.published, report.backlog, report.parked), (0, 1, 1));
+    assert_eq!((slow.offers("fresh"), slow.offers("parked")), (0, 0));
+    recorder.refuse(&[]);
+    assert_eq!(relay.drain(in_a_minute()).await.unwrap().published, 2);
+}
+
+/// What the function keeps free before its deadline has to be enough.
+#[tokio::test]
+async fn a_drain_ends_in_its_overtime_also_where_publisher_and_mysql_take_all_of_theirs() {
+    let shop = TestShop::start().await;
+    let recorder = Recorder::with_timeout(Duration::from_secs(2));
+    let relay = shop.relay_to(&recorder, RelaySettings::default());
+    shop.commit("a", 1).await;
+    recorder.hold(&["a"]);
+    let time_out = Instant::now() + Duration::from_millis(300);
+    let beside = relay.clone();
+    let drain = tokio::spawn(async move { beside.drain(time_out).await });
+    recorder.until_offered("a", 1).await;
+    let answers_at = Instant::now() + recorder.timeout();
+    // From now on each move of the position waits for this, and so does giving the lease back.
+    let mut stopper = shop.begin().await;
+    stopper.execute("SELECT position FROM outbox_position FOR UPDATE").await.unwrap();
+    tokio::time::sleep_until(answers_at.into()).await;
+    recorder.hold(&[]);
+
+    let error = drain.await.unwrap().unwrap_err();
+
+    assert!(Instant::now() < time_out + relay.overtime(), "{:?} after its time", time_out.elapsed());
+    assert!(
+        !matches!(error, RelayError::Publish { .. }),
+        "the publisher was slow, and did its work: {error}"
+    );
+    stopper.rollback().await.unwrap();
+    until("the next drain repeats it", async || relay.drain(in_a_minute()).await.unwrap().published == 1)
+        .await;
+    assert_eq!(recorder.versions_of("a"), [1, 1]);
 }

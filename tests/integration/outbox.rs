@@ -1,8 +1,8 @@
 //! What the outbox and its relay promise: nothing lost, order kept, one relay at a time.
 
 use outflow_outbox::{Relay, RelayError, RelaySettings};
-use outflow_tests::{Recorder, TestShop, in_a_minute, long, write_event};
-use sqlx::{Connection, MySqlConnection, Row};
+use outflow_tests::{Recorder, TestShop, in_a_minute, long, until, write_event};
+use sqlx::{Connection, Executor, MySqlConnection, Row};
 use std::{collections::HashMap, time::Duration};
 
 #[tokio::test]
@@ -175,6 +175,74 @@ async fn a_relay_whose_memory_is_full_goes_on_when_something_is_delivered() {
     let report = relay.drain(in_a_minute()).await.unwrap();
 
     assert_eq!((report.published, recorder.published().len()), (30, 30));
+}
+
+/// While one page is with the publisher, the next is read and delivered, and the position moves over the one before.
+#[tokio::test]
+async fn reading_delivering_and_moving_go_on_side_by_side() {
+    let shop = TestShop::start().await;
+    // Pages of ten.
+    let (relay, recorder) = shop.recording_relay();
+    let commit_ten = async |prefix: &str| {
+        for n in 0..10 {
+            shop.commit(&format!("{prefix}-{n}"), 1).await;
+        }
+    };
+    let position = async || shop.number("SELECT CAST(position AS SIGNED) FROM outbox_position").await;
+    recorder.hold(&["second-5"]);
+    for prefix in ["first", "second", "third"] {
+        commit_ten(prefix).await;
+    }
+    let beside = relay.clone();
+    let drain = tokio::spawn(async move { beside.run(in_a_minute(), Duration::from_millis(100)).await });
+
+    recorder.until_offered("second-5", 1).await;
+    recorder.until_offered("third-9", 1).await;
+    until("the first page is moved over", async || position().await == 10).await;
+    until("the third page is confirmed", async || !recorder.versions_of("third-9").is_empty()).await;
+    commit_ten("fourth").await;
+    until("a page that came meanwhile is confirmed", async || !recorder.versions_of("fourth-9").is_empty())
+        .await;
+
+    assert_eq!(position().await, 10, "nothing is moved over before what is in front of it");
+    assert!(recorder.versions_of("second-5").is_empty());
+    recorder.hold(&[]);
+    assert_eq!(drain.await.unwrap().unwrap().published, 40);
+    assert_eq!((recorder.published().len(), position().await), (40, 40));
+}
+
+#[tokio::test]
+async fn pruning_that_meets_a_lock_holds_up_no_event_and_is_done_later() {
+    let shop = TestShop::start().await;
+    let recorder = Recorder::default();
+    let keeping = |keep_delivered| RelaySettings { keep_delivered, ..RelaySettings::default() };
+    for version in 1..=5 {
+        shop.commit("a", version).await;
+    }
+    shop.relay_to(&recorder, keeping(None)).drain(in_a_minute()).await.unwrap();
+    // A step notes the last row that it deletes among the checkpoints, and there it has to wait for this.
+    shop.run("INSERT INTO outbox_checkpoints VALUES ('default', 4, 'x', UTC_TIMESTAMP(6))").await;
+    let mut stopper = shop.begin().await;
+    let held = "SELECT * FROM outbox_checkpoints WHERE relay_group = 'default' AND position = 4 FOR UPDATE";
+    stopper.execute(held).await.unwrap();
+    let relay = shop.relay_to(&recorder, keeping(Some(Duration::ZERO)));
+
+    shop.commit("a", 6).await;
+    let busy = relay.drain(in_a_minute()).await.unwrap();
+    let idle = relay.drain(in_a_minute()).await.unwrap();
+    shop.commit("a", 7).await;
+    let again = relay.drain(in_a_minute()).await.unwrap();
+
+    assert_eq!((busy.published, idle.published, again.published), (1, 0, 1));
+    let rows = "SELECT COUNT(*) FROM outbox";
+    assert_eq!(shop.number(rows).await, 7, "as long as it is locked out");
+    stopper.rollback().await.unwrap();
+    until("old rows go", async || {
+        relay.drain(in_a_minute()).await.unwrap();
+        shop.number(rows).await == 1
+    })
+    .await;
+    assert_eq!(recorder.versions_of("a"), (1..=7).collect::<Vec<_>>());
 }
 
 #[tokio::test]

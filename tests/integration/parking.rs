@@ -1,5 +1,7 @@
 //! An event that is refused for its own sake stops its aggregate and nothing else, and order holds when it is through.
 
+mod many;
+
 use outflow_outbox::{FailureKind, Relay, RelayError, RelaySettings, RetrySettings};
 use outflow_tests::{Recorder, TestShop, in_a_minute, until};
 use serde_json::Value;
@@ -170,11 +172,57 @@ async fn a_broker_that_is_down_or_asks_for_a_pause_parks_nothing_and_burns_no_at
         assert_eq!(parked(&shop).await, [row("a", 1, "retry", 1), row("a", 2, "waiting", 0)]);
     }
     recorder.refuse(&[]);
+    due_now(&shop).await;
     relay.drain(in_a_minute()).await.unwrap();
     assert_eq!(
         recorder.versions(),
         [("b", 1), ("a", 1), ("a", 2)].map(|(id, version)| (id.to_owned(), version))
     );
+}
+
+#[tokio::test]
+async fn heads_that_meet_a_broker_at_fault_let_those_behind_them_have_their_turn() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = relay(&shop, RetrySettings { quota: 2, ..late() });
+    commit(&shop, &[("stuck-1", 1), ("stuck-2", 1), ("behind-1", 1), ("behind-2", 1)]).await;
+    recorder.refuse_as(REFUSED, &["stuck-1", "stuck-2", "behind-1", "behind-2"]);
+    relay.drain(in_a_minute()).await.unwrap();
+    // As if the topic of two of them had no leader.
+    recorder.refuse(&["stuck-1", "stuck-2"]);
+    due_now(&shop).await;
+
+    let report = relay.drain(in_a_minute()).await.unwrap();
+
+    assert_eq!((report.published, report.retried, report.parked), (2, 2, 2));
+    assert_eq!(parked(&shop).await, ["stuck-1", "stuck-2"].map(|head| row(head, 1, "retry", 1)));
+    assert_eq!((recorder.offers("stuck-1"), recorder.offers("stuck-2")), (2, 2), "once, then put off");
+    recorder.refuse(&[]);
+    due_now(&shop).await;
+    assert_eq!(relay.drain(in_a_minute()).await.unwrap().published, 2);
+}
+
+#[tokio::test]
+async fn a_relay_that_is_fenced_at_the_broker_ends_with_an_error_of_its_own_and_blames_no_event() {
+    let shop = TestShop::start().await;
+    let (relay, recorder) = relay(&shop, late());
+    commit(&shop, &[("parked", 1)]).await;
+    recorder.refuse_as(REFUSED, &["parked"]);
+    relay.drain(in_a_minute()).await.unwrap();
+    commit(&shop, &[("fresh", 1), ("fresh", 2)]).await;
+    recorder.refuse_as(FailureKind::Fenced, &["parked", "fresh"]);
+
+    let fresh = relay.drain(in_a_minute()).await.unwrap_err();
+    assert_eq!(recorder.offers("fresh"), 1, "nothing more is sent");
+    recorder.refuse_as(FailureKind::Fenced, &["parked"]);
+    relay.drain(in_a_minute()).await.unwrap();
+    due_now(&shop).await;
+    let lane = relay.drain(in_a_minute()).await.unwrap_err();
+
+    for error in [fresh, lane] {
+        assert!(matches!(error, RelayError::FencedByPublisher { .. }), "{error}");
+    }
+    assert_eq!(parked(&shop).await, [row("parked", 1, "retry", 1)]);
+    assert_eq!(recorder.versions_of("fresh"), [1, 2]);
 }
 
 #[tokio::test]

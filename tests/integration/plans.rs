@@ -137,8 +137,8 @@ async fn to_tell_how_a_group_stands_costs_the_same_however_much_is_delivered_wai
 
     assert!(idle <= 12 && behind <= idle + 6, "{idle} reads, then {behind}");
     assert!(waiting <= behind + 1, "{behind} reads, and {waiting} with events that wait");
-    // Heads are counted, each one entry of an index.
-    assert!(dead <= waiting + 1_001, "{waiting} reads, and {dead} with 1,000 dead letters");
+    // Heads are counted up to a bound: each is one entry of an index, and one of the table that is bounded.
+    assert!(dead <= waiting + 2_005, "{waiting} reads, and {dead} with 1,000 dead letters");
     let [(_, access, key, notes)] = &due_plan[..] else { panic!("one table: {due_plan:?}") };
     assert_eq!((access.as_str(), key.as_str()), ("range", "outbox_failures_due"), "{notes}");
     assert!(!notes.contains("filesort"), "{notes}");

@@ -208,16 +208,20 @@ def test_topics_are_those_of_the_broker_crate():
     source = rust("shared/broker/src/topics.rs")
     body = re.search(r"pub fn all\(\)[^{]*\{(.*?)\n\}", source, re.S)[1]
     wanted = {}
-    for dead, name, partitions in re.findall(r"spec\((&dead_letters\()?([A-Z_]+)\)?, (\w+)\)", body):
-        topic = const(source, name) + (".dlq" if dead else "")
+    beside = {"": "", "dead_letters": ".dlq", "retries": ".retry", "audit": ".dlq.audit"}
+    for kind, name, partitions in re.findall(r"spec\((?:&(\w+)\()?([A-Z_]+)\)?, (\w+)\)", body):
+        topic = const(source, name) + beside[kind]
         wanted[topic] = int(partitions) if partitions.isdigit() else const(source, partitions)
     assert wanted, "topics.rs changed its shape: teach this test the new one"
-    assert 'format!("{topic}.dlq")' in source
+    for name, suffix in (("DEAD_LETTERS", ".dlq"), ("RETRIES", ".retry"), ("AUDIT", ".audit")):
+        assert const(source, name) == suffix
     listed = dict(entry.split(":") for entry in SERVICES["kafka-init"]["environment"]["TOPICS"].split())
     assert {name: int(partitions) for name, partitions in listed.items()} == wanted
     size = const(source, "DEAD_LETTER_BYTES")
     (script,) = SERVICES["kafka-init"]["command"]
-    assert f'*.dlq:*) config="--config max.message.bytes={size}"' in script
+    assert f'*.dlq:*) config="--config max.message.bytes={size} --config retention.ms=-1"' in script
+    assert f'*.retry:*) config="--config max.message.bytes={size}"' in script
+    assert '*.audit:*) config="--config cleanup.policy=compact"' in script
 
 
 def test_each_listener_is_reachable_by_its_readers():

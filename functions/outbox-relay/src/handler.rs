@@ -3,13 +3,12 @@
 use crate::{context::Context, error::TickError};
 use lambda_runtime::LambdaEvent;
 use outflow_outbox::Report;
-use outflow_telemetry::chain;
+use outflow_telemetry::{chain, metrics::FLUSH_LIMIT};
 use serde::Deserialize;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Time kept free before the function's deadline: a batch on its way may take the delivery time-out (10 s) and the
-/// emptying of the producer (2 s), then the lease is given back.
-const DEADLINE_RESERVE: Duration = Duration::from_secs(15);
+/// Kept free before the function's deadline beside what the relay and a flush may take: for the answer.
+const ANSWER: Duration = Duration::from_secs(1);
 /// How long a drain goes on looking after the last event: while orders come, each is on its way within milliseconds, and
 /// an outbox without any costs one query a tick.
 const IDLE: Duration = Duration::from_millis(500);
@@ -36,7 +35,7 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
     let Tick { every_s, for_s } = event.payload;
     let started = Instant::now();
     let every = Duration::from_secs(every_s.max(1));
-    let deadline = started + time_left(event.context.deadline()).saturating_sub(DEADLINE_RESERVE);
+    let deadline = started + time_left(event.context.deadline()).saturating_sub(reserve(context));
     let last_tick_before = started + Duration::from_secs(for_s);
     let longest = if for_s == 0 { LONGEST_SINGLE_DRAIN } else { LONGEST_DRAIN };
     let mut total = Report::default();
@@ -77,6 +76,11 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
         }
         tokio::time::sleep_until(tick.into()).await;
     }
+}
+
+/// Time kept free before the function's deadline: where Kafka and MySQL are slow, a drain goes on for so long.
+fn reserve(context: &Context) -> Duration {
+    context.relay.overtime() + FLUSH_LIMIT + ANSWER
 }
 
 /// `cargo lambda watch` tells every function a deadline in 1970 and never stops one: there, an hour is far enough.

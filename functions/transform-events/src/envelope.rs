@@ -3,14 +3,15 @@
 //! Must not: look into the payload. What it means is the module's business.
 
 use crate::dead_letter::Reason;
+use outflow_broker::letters::Origin;
 use outflow_kafka_batch::Record;
 use outflow_transform::Event;
 use serde::de::IgnoredAny;
 use std::str::FromStr;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// The event in a record, or why it holds none.
-pub(crate) fn event<'a>(topic: &'a str, partition: i32, record: &'a Record) -> Result<Event<'a>, Reason> {
+/// The event in a record, or why it holds none. Its place is the one that the record had first.
+pub(crate) fn event<'a>(origin: &Origin<'a>, record: &'a Record) -> Result<Event<'a>, Reason> {
     let payload = record.value.as_deref().ok_or_else(|| reason("no_value", "the record has no value"))?;
     serde_json::from_slice::<IgnoredAny>(payload)
         .map_err(|e| reason("not_json", &format!("the value isn't JSON: {e}")))?;
@@ -36,9 +37,9 @@ pub(crate) fn event<'a>(topic: &'a str, partition: i32, record: &'a Record) -> R
         schema_version,
         occurred_at_us,
         relayed_at_us: record.timestamp_ms.saturating_mul(1_000),
-        topic,
-        partition,
-        offset: record.offset,
+        topic: origin.topic,
+        partition: origin.partition,
+        offset: origin.offset,
         headers: &record.headers,
         payload,
         is_canary: record.header("outflowCanary") == Some("1"),
@@ -81,10 +82,14 @@ mod tests {
         }
     }
 
+    fn decode(record: &Record) -> Result<Event<'_>, Reason> {
+        event(&Origin::take("order.events", 3, record.offset, &mut Vec::new()), record)
+    }
+
     fn code(change: impl FnOnce(&mut Record)) -> String {
         let mut record = good();
         change(&mut record);
-        match event("order.events", 3, &record) {
+        match decode(&record) {
             Ok(_) => "good".to_owned(),
             Err(reason) => reason.code,
         }
@@ -98,7 +103,7 @@ mod tests {
     #[test]
     fn a_good_record_becomes_its_event() {
         let record = good();
-        let event = event("order.events", 3, &record).expect("it is good");
+        let event = decode(&record).expect("it is good");
         assert_eq!((event.aggregate_version, event.schema_version), (2, 1));
         assert_eq!(
             (event.occurred_at_us, event.relayed_at_us),

@@ -5,8 +5,8 @@ use crate::{
     dead_letter::{self, Reason},
     envelope,
 };
-use outflow_broker as broker;
-use outflow_kafka_batch::{Partition, Record};
+use outflow_broker::{self as broker, letters::Origin, topics};
+use outflow_kafka_batch::Partition;
 use outflow_transform::{Event, Loaded, Outcome, Row, Stamp};
 use std::{sync::Arc, time::Instant};
 
@@ -31,51 +31,65 @@ pub(crate) struct Produce {
 
 /// Runs the modules over a partition. Blocks for as long as they take, within their limits.
 ///
-/// A record is put aside once for each module that rejects it, and once alone where it can't even be read.
-pub(crate) fn work(partition: Partition, loaded: &[Arc<Loaded>], transformed_at_us: i64) -> Work {
-    let mut made = Made::default();
-    let decoded: Vec<Result<Event<'_>, Reason>> = partition
+/// A record is put aside once for each module that rejects it, and once alone where it can't even be read. What was
+/// redriven is a record of its source topic, and where a module rejected it, it is for that one's slot alone.
+pub(crate) fn work(mut partition: Partition, loaded: &[Arc<Loaded>], transformed_at_us: i64) -> Work {
+    let (topic, number) = (partition.topic.as_str(), partition.partition);
+    let origins: Vec<Origin<'_>> = partition
         .records
+        .iter_mut()
+        .map(|record| Origin::take(topic, number, record.offset, &mut record.headers))
+        .collect();
+    let mut made = Made::new(&origins, &partition);
+    let decoded: Vec<Result<Event<'_>, Reason>> = origins
         .iter()
-        .map(|record| envelope::event(&partition.topic, partition.partition, record))
+        .zip(&partition.records)
+        .map(|(origin, record)| {
+            let event = envelope::event(origin, record)?;
+            let is_active = |slot: &String| loaded.iter().any(|loaded| loaded.slot.as_str() == slot);
+            match origin.slot.as_ref().filter(|slot| !is_active(slot)) {
+                Some(slot) => Err(Reason::inactive(slot)),
+                None => Ok(event),
+            }
+        })
         .collect();
     let events: Vec<(usize, Event<'_>)> =
         decoded.iter().enumerate().filter_map(|(of, event)| Some((of, *event.as_ref().ok()?))).collect();
     for (of, reason) in decoded.iter().enumerate().filter_map(|(of, event)| Some((of, event.as_ref().err()?)))
     {
-        made.put_aside(&partition, of, reason, None);
+        made.put_aside(of, reason, None);
     }
     for loaded in loaded {
-        // A record that was put aside for one module alone is for that one when it comes again.
-        let its: Vec<&(usize, Event<'_>)> =
-            events.iter().filter(|(of, _)| is_for(&partition.records[*of], loaded)).collect();
+        let is_for = |of: usize| origins[of].slot.as_deref().is_none_or(|slot| slot == loaded.slot.as_str());
+        let its: Vec<&(usize, Event<'_>)> = events.iter().filter(|(of, _)| is_for(*of)).collect();
         let batch: Vec<Event<'_>> = its.iter().map(|(_, event)| *event).collect();
         let (stamp, began_at) = (Stamp { generation: loaded.generation, transformed_at_us }, Instant::now());
         let ran = loaded.module.run(&batch, stamp);
-        loaded.count(&ran, batch.iter().map(|event| loaded.module.wants(event)), began_at.elapsed());
+        // What somebody sends back had been rejected: it would speak against a module that is better than the one before.
+        if !topics::is_retries(&partition.topic) {
+            loaded.count(&ran, batch.iter().map(|event| loaded.module.wants(event)), began_at.elapsed());
+        }
         if let Some(unfinished) = &ran.unfinished {
+            let of = its[unfinished.from].0;
             tracing::error!(
                 topic = partition.topic,
                 partition = partition.partition,
-                offset = batch[unfinished.from].offset,
+                offset = partition.records[of].offset,
                 slot = %loaded.slot,
                 reason = unfinished.reason,
                 "transform did not finish, the partition comes again from here"
             );
-            let of = its[unfinished.from].0;
             made.undecided_from = Some(made.undecided_from.map_or(of, |before| before.min(of)));
         }
         for ((of, _), outcome) in its.iter().zip(ran.outcomes) {
             match outcome {
-                Outcome::Rows(rows) => made.rows(&partition, *of, rows),
+                Outcome::Rows(rows) => made.rows(*of, rows),
                 Outcome::Skip => {}
-                Outcome::Reject(rejection) => {
-                    made.put_aside(&partition, *of, &rejection.into(), Some(loaded));
-                }
+                Outcome::Reject(rejection) => made.put_aside(*of, &rejection.into(), Some(loaded)),
             }
         }
     }
-    let Made { mut produce, undecided_from, rejected } = made;
+    let Made { mut produce, undecided_from, rejected, .. } = made;
     // What comes again is not put aside, and not sent, twice.
     produce.retain(|produce| undecided_from.is_none_or(|from| produce.of < from));
     produce.sort_by_key(|produce| produce.of);
@@ -83,39 +97,39 @@ pub(crate) fn work(partition: Partition, loaded: &[Arc<Loaded>], transformed_at_
     let mut with_something: Vec<usize> = produce.iter().map(|produce| produce.of).collect();
     with_something.dedup();
     let skipped = decided - with_something.len();
-    drop(events);
-    drop(decoded);
+    drop((events, decoded, origins));
     Work { partition, produce, undecided_from, skipped, rejected }
 }
 
-/// Whether the module is to be asked about the record: a record that was put aside for one of them says so.
-fn is_for(record: &Record, loaded: &Loaded) -> bool {
-    record.header(dead_letter::SLOT).is_none_or(|slot| slot == loaded.slot.as_str())
-}
-
 /// What came of a partition, in the order of the modules.
-#[derive(Default)]
-struct Made {
+struct Made<'a> {
+    origins: &'a [Origin<'a>],
+    partition: &'a Partition,
     produce: Vec<Produce>,
     undecided_from: Option<usize>,
     rejected: usize,
 }
 
-impl Made {
-    fn rows(&mut self, partition: &Partition, of: usize, rows: Vec<Row>) {
+impl<'a> Made<'a> {
+    fn new(origins: &'a [Origin<'a>], partition: &'a Partition) -> Self {
+        Self { origins, partition, produce: Vec::new(), undecided_from: None, rejected: 0 }
+    }
+
+    fn rows(&mut self, of: usize, rows: Vec<Row>) {
+        let key = &self.partition.records[of].key;
         self.produce.extend(rows.into_iter().map(|row| {
-            let (key, headers) = (partition.records[of].key.clone(), Vec::new());
-            let record = broker::Record { topic: row.table.to_string(), key, payload: row.json, headers };
+            let (topic, payload) = (row.table.to_string(), Some(row.json));
+            let record = broker::Record { topic, key: key.clone(), payload, headers: Vec::new() };
             Produce { of, record }
         }));
     }
 
-    fn put_aside(&mut self, partition: &Partition, of: usize, reason: &Reason, by: Option<&Loaded>) {
+    fn put_aside(&mut self, of: usize, reason: &Reason, by: Option<&Loaded>) {
         self.rejected += 1;
-        let record = &partition.records[of];
+        let record = &self.partition.records[of];
         tracing::warn!(
-            topic = partition.topic,
-            partition = partition.partition,
+            topic = self.partition.topic,
+            partition = self.partition.partition,
             offset = record.offset,
             slot = by.map(|by| by.slot.as_str()),
             stage = reason.stage,
@@ -123,7 +137,7 @@ impl Made {
             reason = reason.message,
             "record put aside"
         );
-        let letter = dead_letter::record(&partition.topic, partition.partition, record, reason, by);
+        let letter = dead_letter::record(&self.origins[of], record, reason, by);
         self.produce.push(Produce { of, record: letter });
     }
 }

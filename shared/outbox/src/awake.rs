@@ -1,7 +1,9 @@
 //! Whether a relay is at work: what a writer asks after its commit, so that it nudges one only where none is.
 //!
-//! A relay that holds the lease needs no nudge: it polls, and after it has given the lease back it looks once more. So a
-//! row committed before this question is either seen by the holder or answered for by a nudge, and nothing falls between.
+//! A relay that holds the lease needs no nudge: it polls, and after it has given the lease back it looks once more, and
+//! takes the lease again for what it finds. So a row committed before this question is seen by the holder or answered for by
+//! a nudge, but for one case: when a call's time is over the last session is short, and what is committed after its last
+//! read, and asks before the lease is given back, is left to the next commit's nudge or to the schedule.
 //!
 //! Must not: lock or change anything.
 

@@ -7,15 +7,24 @@ use crate::event::OutboxEvent;
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
     hash::{BuildHasher, RandomState},
+    sync::LazyLock,
 };
 
 /// An aggregate, as 128 bits of two hashes with random keys: nobody can aim at a collision, and chance meets none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key(u128);
 
-/// Makes keys; those of two keyrings have nothing in common.
-#[derive(Debug, Default)]
+/// Makes keys. All keyrings of a process make the same ones: what is remembered of an aggregate outlives a session.
+#[derive(Clone, Debug)]
 pub(crate) struct Keyring(RandomState, RandomState);
+
+impl Default for Keyring {
+    fn default() -> Self {
+        static OF_THE_PROCESS: LazyLock<Keyring> =
+            LazyLock::new(|| Keyring(RandomState::new(), RandomState::new()));
+        OF_THE_PROCESS.clone()
+    }
+}
 
 impl Keyring {
     pub(crate) fn key(&self, aggregate_type: &str, aggregate_id: &str) -> Key {
@@ -38,7 +47,6 @@ pub(crate) struct Dispatch {
     /// One entry for each aggregate that has an event ready or on its way; behind it what follows.
     busy: HashMap<Key, VecDeque<Task>>,
     ready: Vec<Task>,
-    versions: Versions,
 }
 
 impl Dispatch {
@@ -52,11 +60,9 @@ impl Dispatch {
         }
     }
 
-    /// Everything that may be sent now, each aggregate once; the second value counts those that break the order.
-    pub(crate) fn take_ready(&mut self) -> (Vec<Task>, u64) {
-        let ready = std::mem::take(&mut self.ready);
-        let violations = ready.iter().filter(|task| !self.versions.rises(task)).count() as u64;
-        (ready, violations)
+    /// Everything that may be sent now, each aggregate once.
+    pub(crate) fn take_ready(&mut self) -> Vec<Task> {
+        std::mem::take(&mut self.ready)
     }
 
     pub(crate) fn has_ready(&self) -> bool {
@@ -75,40 +81,12 @@ impl Dispatch {
 
     /// The event was not taken and goes out again.
     pub(crate) fn again(&mut self, task: Task) {
-        self.versions.forget(&task);
         self.ready.push(task);
     }
 
     /// The aggregate's event was refused: what followed it is handed back, and the aggregate is no longer busy.
     pub(crate) fn refused(&mut self, key: Key) -> VecDeque<Task> {
         self.busy.remove(&key).unwrap_or_default()
-    }
-}
-
-/// The newest version sent of the aggregates seen lately: between one and two times [`Versions::GENERATION`] of them.
-#[derive(Debug, Default)]
-struct Versions {
-    young: HashMap<Key, u32>,
-    old: HashMap<Key, u32>,
-}
-
-impl Versions {
-    /// Each costs 32 bytes or so: 4 MiB in all.
-    const GENERATION: usize = 50_000;
-
-    /// Whether this version is above the last one sent; remembers it.
-    fn rises(&mut self, task: &Task) -> bool {
-        if self.young.len() >= Self::GENERATION {
-            self.old = std::mem::take(&mut self.young);
-        }
-        let version = task.event.aggregate_version;
-        let before = self.young.insert(task.key, version).or_else(|| self.old.get(&task.key).copied());
-        before.is_none_or(|before| version > before)
-    }
-
-    fn forget(&mut self, task: &Task) {
-        self.young.remove(&task.key);
-        self.old.remove(&task.key);
     }
 }
 
@@ -135,29 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_does_not_rise_is_counted() {
-        let keyring = Keyring::default();
-        let mut dispatch = Dispatch::default();
-        for version in [1, 3, 2, 4] {
-            dispatch.add(task(&keyring, 1, "a", version));
-        }
-        let mut violations = Vec::new();
-        for _ in 0..4 {
-            let (tasks, found) = dispatch.take_ready();
-            violations.push(found);
-            dispatch.settled(tasks[0].key);
-        }
-        assert_eq!(violations, [0, 0, 1, 0]);
-    }
-
-    #[test]
     fn what_follows_a_refused_event_is_handed_back_in_order() {
         let keyring = Keyring::default();
         let mut dispatch = Dispatch::default();
         for version in 1..=3 {
             dispatch.add(task(&keyring, 1, "a", version));
         }
-        let (tasks, _) = dispatch.take_ready();
+        let tasks = dispatch.take_ready();
 
         let behind = dispatch.refused(tasks[0].key);
 
@@ -198,9 +160,7 @@ mod tests {
                         dispatch.settled(task.key);
                     }
                 }
-                let (ready, violations) = dispatch.take_ready();
-                prop_assert_eq!(violations, 0);
-                on_their_way.extend(ready);
+                on_their_way.extend(dispatch.take_ready());
                 let keys: HashSet<Key> = on_their_way.iter().map(|task| task.key).collect();
                 prop_assert_eq!(keys.len(), on_their_way.len());
                 if to_write.len() == 0 && on_their_way.is_empty() {

@@ -87,6 +87,13 @@ pub enum RelayError {
         "another relay took the lease of group {group}: our fencing token {token} is no longer the newest"
     )]
     Fenced { group: String, token: u64 },
+    #[error("another relay of group {group} took over at the broker: event {event_id} was not taken")]
+    FencedByPublisher {
+        group: String,
+        event_id: String,
+        #[source]
+        source: PublishError,
+    },
     #[error("outbox could not be read behind position {position}")]
     Read {
         position: u64,

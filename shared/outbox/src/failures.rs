@@ -10,11 +10,14 @@ use crate::{
     log::{Fetched, fetched},
 };
 use futures_util::TryStreamExt;
-use sqlx::{MySql, MySqlConnection, QueryBuilder, Row};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, MySql, MySqlConnection, QueryBuilder, Row};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Characters of an error that are kept.
 const ERROR_CHARS: usize = 1_000;
+/// Rows written by one statement.
+const ROWS_A_STATEMENT: usize = 1_000;
 
 /// An event's place: the outbox row and its aggregate.
 #[derive(Clone, Debug)]
@@ -40,7 +43,7 @@ impl Attempt {
     }
 
     fn pause_micros(&self) -> Option<u64> {
-        self.pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX))
+        self.pause.map(micros)
     }
 
     fn text(&self) -> String {
@@ -59,14 +62,20 @@ pub(crate) struct FailureChanges {
     pub(crate) delivered: Vec<Place>,
     /// Heads that were refused again.
     pub(crate) refused_again: Vec<(Place, Attempt)>,
+    /// Heads that met a broker at fault, by their ids: not due for so long.
+    pub(crate) put_off: Vec<(u64, Duration)>,
+    /// About how much is copied: of the first two.
+    pub(crate) bytes: usize,
 }
 
 impl FailureChanges {
     pub(crate) fn is_empty(&self) -> bool {
-        self.refused.is_empty()
-            && self.waiting.is_empty()
-            && self.delivered.is_empty()
-            && self.refused_again.is_empty()
+        self.refused.is_empty() && self.waiting.is_empty() && !self.has_tried()
+    }
+
+    /// Something of it is the outcome of a pass over parked events.
+    pub(crate) fn has_tried(&self) -> bool {
+        !(self.delivered.is_empty() && self.refused_again.is_empty() && self.put_off.is_empty())
     }
 
     pub(crate) fn append(&mut self, mut other: Self) {
@@ -74,6 +83,8 @@ impl FailureChanges {
         self.waiting.append(&mut other.waiting);
         self.delivered.append(&mut other.delivered);
         self.refused_again.append(&mut other.refused_again);
+        self.put_off.append(&mut other.put_off);
+        self.bytes += other.bytes;
     }
 
     /// The aggregates whose head may have changed.
@@ -89,36 +100,30 @@ pub(crate) struct Written {
     pub(crate) free: Vec<Key>,
 }
 
-/// Inside the transaction that moves the position.
+/// Inside the transaction that moves the position. As many statements as there are thousands of rows, whatever a broker
+/// refuses: one statement an event would overrun the time that a move has, and the drain would fail and repeat it all.
 pub(crate) async fn write(
     connection: &mut MySqlConnection,
     group: &str,
     changes: &FailureChanges,
 ) -> Result<Written, sqlx::Error> {
-    for (place, attempt) in &changes.refused {
-        sqlx::query(
+    for refused in changes.refused.chunks(ROWS_A_STATEMENT) {
+        sqlx::query(AssertSqlSafe(format!(
             "INSERT INTO outbox_failures (relay_group, id, event_id, aggregate_id, aggregate_type, event_type,
                  aggregate_version, payload, headers, created_at, state, attempts, cause, last_error,
                  next_attempt_at, parked_at, history)
-             SELECT ?, id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers,
-                 created_at, ?, 1, ?, ?, UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND, UTC_TIMESTAMP(6),
-                 JSON_ARRAY(JSON_OBJECT('at', DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ'),
-                     'cause', ?, 'error', ?))
-             FROM outbox WHERE id = ?
-             ON DUPLICATE KEY UPDATE relay_group = VALUES(relay_group)",
-        )
+             SELECT ?, o.id, o.event_id, o.aggregate_id, o.aggregate_type, o.event_type, o.aggregate_version, o.payload,
+                 o.headers, o.created_at, a.state, 1, a.cause, a.error,
+                 UTC_TIMESTAMP(6) + INTERVAL a.pause_us MICROSECOND, UTC_TIMESTAMP(6), JSON_ARRAY({ATTEMPT})
+             FROM {ATTEMPTS} STRAIGHT_JOIN outbox o ON o.id = a.id
+             ON DUPLICATE KEY UPDATE relay_group = VALUES(relay_group)"
+        )))
         .bind(group)
-        .bind(attempt.state())
-        .bind(attempt.cause)
-        .bind(attempt.text())
-        .bind(attempt.pause_micros())
-        .bind(attempt.cause)
-        .bind(attempt.text())
-        .bind(place.id)
+        .bind(attempts(refused))
         .execute(&mut *connection)
         .await?;
     }
-    for chunk in changes.waiting.chunks(1_000) {
+    for waiting in changes.waiting.chunks(ROWS_A_STATEMENT) {
         let mut insert = QueryBuilder::<MySql>::new(
             "INSERT INTO outbox_failures (relay_group, id, event_id, aggregate_id, aggregate_type, event_type,
                  aggregate_version, payload, headers, created_at, state, parked_at, history) SELECT ",
@@ -127,70 +132,115 @@ pub(crate) async fn write(
             ", id, event_id, aggregate_id, aggregate_type, event_type, aggregate_version, payload, headers,
                  created_at, 'waiting', UTC_TIMESTAMP(6), JSON_ARRAY() FROM outbox WHERE id IN ",
         );
-        insert.push_tuples(chunk, |mut tuple, place| {
-            tuple.push_bind(place.id);
-        });
+        push_ids(&mut insert, waiting.iter().map(|place| place.id));
         insert.push(" ON DUPLICATE KEY UPDATE relay_group = VALUES(relay_group)");
         insert.build().persistent(false).execute(&mut *connection).await?;
     }
-    for place in &changes.delivered {
-        sqlx::query("DELETE FROM outbox_failures WHERE relay_group = ? AND id = ?")
-            .bind(group)
-            .bind(place.id)
-            .execute(&mut *connection)
-            .await?;
+    for delivered in changes.delivered.chunks(ROWS_A_STATEMENT) {
+        let mut delete = QueryBuilder::<MySql>::new("DELETE FROM outbox_failures WHERE relay_group = ");
+        delete.push_bind(group).push(" AND id IN ");
+        push_ids(&mut delete, delivered.iter().map(|place| place.id));
+        delete.build().persistent(false).execute(&mut *connection).await?;
     }
-    for (place, attempt) in &changes.refused_again {
-        sqlx::query(
-            "UPDATE outbox_failures SET attempts = attempts + 1, state = ?, cause = ?, last_error = ?,
-                 next_attempt_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND,
-                 history = JSON_ARRAY_APPEND(history, '$', JSON_OBJECT(
-                     'at', DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ'), 'cause', ?, 'error', ?))
-             WHERE relay_group = ? AND id = ?",
-        )
-        .bind(attempt.state())
-        .bind(attempt.cause)
-        .bind(attempt.text())
-        .bind(attempt.pause_micros())
-        .bind(attempt.cause)
-        .bind(attempt.text())
+    for refused in changes.refused_again.chunks(ROWS_A_STATEMENT) {
+        sqlx::query(AssertSqlSafe(format!(
+            "UPDATE {ATTEMPTS} STRAIGHT_JOIN outbox_failures f ON f.relay_group = ? AND f.id = a.id
+             SET f.attempts = f.attempts + 1, f.state = a.state, f.cause = a.cause, f.last_error = a.error,
+                 f.next_attempt_at = UTC_TIMESTAMP(6) + INTERVAL a.pause_us MICROSECOND,
+                 f.history = JSON_ARRAY_APPEND(f.history, '$', {ATTEMPT})"
+        )))
+        .bind(attempts(refused))
         .bind(group)
-        .bind(place.id)
         .execute(&mut *connection)
         .await?;
     }
+    for put_off in changes.put_off.chunks(ROWS_A_STATEMENT) {
+        let pauses = put_off.iter().map(|(id, pause)| json!([id, micros(*pause)])).collect();
+        sqlx::query(
+            "UPDATE JSON_TABLE(?, '$[*]' COLUMNS (
+                 id BIGINT UNSIGNED PATH '$[0]', pause_us BIGINT UNSIGNED PATH '$[1]')) p
+             STRAIGHT_JOIN outbox_failures f ON f.relay_group = ? AND f.id = p.id
+             SET f.next_attempt_at = UTC_TIMESTAMP(6) + INTERVAL p.pause_us MICROSECOND WHERE f.state = 'retry'",
+        )
+        .bind(Value::Array(pauses).to_string())
+        .bind(group)
+        .execute(&mut *connection)
+        .await?;
+    }
+    let touched: Vec<&Place> = changes.touched().into_values().collect();
     let mut free = Vec::new();
-    for place in changes.touched().values() {
-        if !promote(connection, group, place).await? {
-            free.push(place.key);
-        }
+    for aggregates in touched.chunks(ROWS_A_STATEMENT) {
+        free.append(&mut promote(connection, group, aggregates).await?);
     }
     Ok(Written { free })
 }
 
-/// Makes the lowest id of the aggregate its head; false where nothing of it is parked.
-async fn promote(connection: &mut MySqlConnection, group: &str, place: &Place) -> Result<bool, sqlx::Error> {
-    let head: Option<(u64, String)> = sqlx::query_as(
-        "SELECT id, state FROM outbox_failures
-         WHERE relay_group = ? AND aggregate_type = ? AND aggregate_id = ? ORDER BY id LIMIT 1",
+/// A table of attempts, from one parameter: see [`attempts`].
+const ATTEMPTS: &str = "JSON_TABLE(?, '$[*]' COLUMNS (
+                 id BIGINT UNSIGNED PATH '$.id', state VARCHAR(8) CHARACTER SET ascii PATH '$.state',
+                 cause VARCHAR(64) CHARACTER SET ascii PATH '$.cause',
+                 error VARCHAR(1000) CHARACTER SET utf8mb4 PATH '$.error',
+                 pause_us BIGINT UNSIGNED PATH '$.pause_us')) a";
+
+/// One of them as its event's history tells it.
+const ATTEMPT: &str = "JSON_OBJECT('at', DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ'),
+                     'cause', a.cause, 'error', a.error)";
+
+fn micros(pause: Duration) -> u64 {
+    u64::try_from(pause.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn attempts(refused: &[(Place, Attempt)]) -> String {
+    let row = |(place, attempt): &(Place, Attempt)| {
+        json!({
+            "id": place.id,
+            "state": attempt.state(),
+            "cause": attempt.cause,
+            "error": attempt.text(),
+            "pause_us": attempt.pause_micros(),
+        })
+    };
+    Value::Array(refused.iter().map(row).collect()).to_string()
+}
+
+fn push_ids(statement: &mut QueryBuilder<MySql>, ids: impl Iterator<Item = u64>) {
+    statement.push_tuples(ids, |mut tuple, id| {
+        tuple.push_bind(id);
+    });
+}
+
+/// Makes the lowest id of each aggregate its head, and tells of which nothing is parked.
+async fn promote(
+    connection: &mut MySqlConnection,
+    group: &str,
+    aggregates: &[&Place],
+) -> Result<Vec<Key>, sqlx::Error> {
+    let asked = aggregates.iter().enumerate();
+    let asked = asked.map(|(n, place)| json!([n, place.aggregate_type, place.aggregate_id])).collect();
+    let heads: Vec<(u32, Option<u64>)> = sqlx::query_as(
+        "SELECT t.n, (SELECT f.id FROM outbox_failures f FORCE INDEX (outbox_failures_aggregate)
+                      WHERE f.relay_group = ? AND f.aggregate_type = t.aggregate_type COLLATE ascii_bin
+                          AND f.aggregate_id = t.aggregate_id COLLATE ascii_bin
+                      ORDER BY f.id LIMIT 1) AS head
+         FROM JSON_TABLE(?, '$[*]' COLUMNS (
+             n INT UNSIGNED PATH '$[0]', aggregate_type VARCHAR(64) CHARACTER SET ascii PATH '$[1]',
+             aggregate_id VARCHAR(64) CHARACTER SET ascii PATH '$[2]')) t",
     )
     .bind(group)
-    .bind(&place.aggregate_type)
-    .bind(&place.aggregate_id)
-    .fetch_optional(&mut *connection)
+    .bind(Value::Array(asked).to_string())
+    .fetch_all(&mut *connection)
     .await?;
-    let Some((id, state)) = head else { return Ok(false) };
-    if state == "waiting" {
-        sqlx::query(
-            "UPDATE outbox_failures SET state = 'retry', next_attempt_at = UTC_TIMESTAMP(6)
-             WHERE relay_group = ? AND id = ?",
-        )
-        .bind(group)
-        .bind(id)
-        .execute(connection)
-        .await?;
+    let parked: Vec<u64> = heads.iter().filter_map(|(_, head)| *head).collect();
+    if !parked.is_empty() {
+        let mut update = QueryBuilder::<MySql>::new(
+            "UPDATE outbox_failures SET state = 'retry', next_attempt_at = UTC_TIMESTAMP(6) WHERE relay_group = ",
+        );
+        update.push_bind(group).push(" AND state = 'waiting' AND id IN ");
+        push_ids(&mut update, parked.into_iter());
+        update.build().persistent(false).execute(connection).await?;
     }
-    Ok(true)
+    let free = heads.into_iter().filter(|(_, head)| head.is_none());
+    Ok(free.map(|(n, _)| aggregates[n as usize].key).collect())
 }
 
 /// A head that is due, and how often it was tried.

@@ -16,6 +16,8 @@ use time::PrimitiveDateTime;
 
 /// Steps that may be open: their events are bounded in bytes, this bounds what is kept beside those.
 const MOST_STEPS: usize = 64;
+/// Bytes of events to park after which no further step is added to a move: they are copied within the time that it has.
+const PARKED_BYTES_A_MOVE: usize = 1 << 20;
 
 /// The cause of a row that is no event that can be published.
 pub(crate) const ROW_INVALID: &str = "row_invalid";
@@ -208,13 +210,19 @@ impl Flow {
     fn refuse(&mut self, task: &Task, attempt: Attempt) {
         *self.parked.entry(task.key).or_default() += 1;
         let place = place(task.key, &task.event);
-        self.settle(task, |failures| failures.refused.push((place, attempt)));
+        self.settle(task, |failures| {
+            failures.bytes += task.event.bytes();
+            failures.refused.push((place, attempt));
+        });
     }
 
     fn wait(&mut self, task: Task) {
         *self.parked.entry(task.key).or_default() += 1;
         let place = place(task.key, &task.event);
-        self.settle(&task, |failures| failures.waiting.push(place));
+        self.settle(&task, |failures| {
+            failures.bytes += task.event.bytes();
+            failures.waiting.push(place);
+        });
     }
 
     fn settle(&mut self, task: &Task, note: impl FnOnce(&mut FailureChanges)) {
@@ -242,7 +250,10 @@ impl Flow {
 
     /// Moves over the steps that are over; true where there is something to write.
     pub(crate) fn advance(&mut self) -> bool {
-        while let Some(step) = self.steps.pop_front_if(|step| step.open == 0) {
+        let fits = |parks: usize, noted: usize| parks == 0 || noted < PARKED_BYTES_A_MOVE;
+        while let Some(step) =
+            self.steps.pop_front_if(|step| step.open == 0 && fits(step.failures.bytes, self.failures.bytes))
+        {
             self.first_step += 1;
             step.filled.into_iter().for_each(|id| self.confirmed.fill(id));
             step.new_gaps.into_iter().for_each(|gap| self.confirmed.insert(gap));
@@ -252,7 +263,16 @@ impl Flow {
                 self.last_event = Some(event_id);
             }
         }
+        self.has_progress()
+    }
+
+    fn has_progress(&self) -> bool {
         self.position != self.moved_to || !self.failures.is_empty() || self.confirmed.is_dirty()
+    }
+
+    /// Nothing that was read will be read again, once what was taken to be written is.
+    pub(crate) fn is_all_moved(&self) -> bool {
+        self.steps.is_empty() && !self.has_progress()
     }
 
     /// What to write now. The caller writes it, or gives the whole flow up.

@@ -65,7 +65,8 @@ impl Standing {
     }
 }
 
-/// One primary-key read for each thing that it tells; none of them grows with the table. The group, six times.
+/// One primary-key read for each thing that it tells; none of them grows with the table, and heads are counted up to a
+/// bound. The group, six times.
 pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o.last_id,
      (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, CURRENT_TIMESTAMP(6)) FROM outbox
       WHERE id > (SELECT COALESCE(MAX(position), 0) FROM outbox_position WHERE relay_group = ?)
@@ -77,7 +78,8 @@ pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o
      EXISTS (SELECT 1 FROM outbox_failures WHERE relay_group = ? AND state = 'retry'
              AND next_attempt_at <= UTC_TIMESTAMP(6)) AS has_due,
      EXISTS (SELECT 1 FROM outbox_failures WHERE relay_group = ?) AS has_parked,
-     (SELECT COUNT(*) FROM outbox_failures WHERE relay_group = ? AND state IN ('retry', 'dead')) AS parked,
+     (SELECT COUNT(*) FROM (SELECT 1 FROM outbox_failures WHERE relay_group = ? AND state IN ('retry', 'dead')
+                            LIMIT 10000) heads) AS parked,
      @@server_uuid AS server_uuid, p.server_uuid AS known_server_uuid,
      @@transaction_isolation AS isolation,
      @@global.read_only OR @@global.super_read_only AS read_only,

@@ -19,10 +19,13 @@ pub const RETRIED: &str = "outflow_outbox_retried_total";
 pub const DEAD: &str = "outflow_outbox_dead_total";
 /// Leases taken from a relay that had not given its own back.
 pub const TAKEOVERS: &str = "outflow_outbox_takeovers_total";
-/// Events about to be published whose version did not rise within their aggregate: must stay 0.
+/// Events confirmed for the first time behind a higher version of their aggregate, or behind another event with the same
+/// one: must stay 0. What is published again is none.
 pub const ORDER_VIOLATIONS: &str = "outflow_outbox_order_violations_total";
 /// Returns to an older position, because the server lacked what had been delivered.
 pub const SET_BACK: &str = "outflow_outbox_set_back_total";
+/// Steps of deleting delivered rows that failed: tried again later, and no drain fails for one.
+pub const PRUNE_FAILURES: &str = "outflow_outbox_prune_failures_total";
 /// Ids behind the position, an estimate.
 pub const BACKLOG: &str = "outflow_outbox_backlog_events";
 /// Age of the oldest event behind the position; 0 where nothing waits.
@@ -44,6 +47,14 @@ pub const MOVE_TIME: &str = "outflow_outbox_move_seconds";
 const BOUNDS: [f64; 14] =
     [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
+/// Gaps that are open.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OpenGaps {
+    pub(crate) ranges: u64,
+    /// Since the oldest of them was first seen.
+    pub(crate) oldest_age: Duration,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     pub(crate) published: Counter<u64>,
@@ -52,6 +63,7 @@ pub(crate) struct Metrics {
     pub(crate) takeovers: Counter<u64>,
     pub(crate) order_violations: Counter<u64>,
     pub(crate) set_back: Counter<u64>,
+    pub(crate) prune_failures: Counter<u64>,
     backlog: Gauge<u64>,
     oldest_age: Gauge<f64>,
     gaps: Gauge<u64>,
@@ -77,6 +89,7 @@ impl Metrics {
             takeovers: counter(TAKEOVERS),
             order_violations: counter(ORDER_VIOLATIONS),
             set_back: counter(SET_BACK),
+            prune_failures: counter(PRUNE_FAILURES),
             backlog: meter.u64_gauge(BACKLOG).build(),
             oldest_age: meter.f64_gauge(OLDEST_AGE).with_unit("s").build(),
             gaps: meter.u64_gauge(GAPS).build(),
@@ -88,8 +101,8 @@ impl Metrics {
             group: [KeyValue::new("group", group.to_owned())],
         };
         // A counter that nobody has added to is not exported, and an alert on it would never see a zero.
-        let Self { published, retried, takeovers, order_violations, set_back, .. } = &metrics;
-        for counter in [published, retried, takeovers, order_violations, set_back] {
+        let Self { published, retried, takeovers, order_violations, set_back, prune_failures, .. } = &metrics;
+        for counter in [published, retried, takeovers, order_violations, set_back, prune_failures] {
             metrics.count(counter, 0);
         }
         metrics
@@ -115,12 +128,14 @@ impl Metrics {
         self.move_time.record(took.as_secs_f64(), &self.group);
     }
 
-    /// How the outbox stands.
-    pub(crate) fn standing(&self, report: &Report, oldest_gap_age: Duration) {
+    /// How the outbox stands; of gaps nothing is told where they were not looked at.
+    pub(crate) fn standing(&self, report: &Report, gaps: Option<OpenGaps>) {
         self.backlog.record(report.backlog, &self.group);
         self.oldest_age.record(Duration::from_millis(report.oldest_age_ms).as_secs_f64(), &self.group);
-        self.gaps.record(report.gaps, &self.group);
-        self.oldest_gap_age.record(oldest_gap_age.as_secs_f64(), &self.group);
+        if let Some(OpenGaps { ranges, oldest_age }) = gaps {
+            self.gaps.record(ranges, &self.group);
+            self.oldest_gap_age.record(oldest_age.as_secs_f64(), &self.group);
+        }
         self.parked.record(report.parked, &self.group);
     }
 }

@@ -7,11 +7,10 @@ use crate::{
     gaps::IdStep,
     lease::Lease,
     log::{self, Standing},
-    metrics::Metrics,
-    operator,
+    metrics::{Metrics, OpenGaps},
     publisher::Publisher,
     safety,
-    session::{self, Clock, Done, Means, Session, acquire, in_time},
+    session::{self, Clock, Done, Means, Order, Pruning, Session, acquire, in_time},
     settings::{RelaySettings, Report},
 };
 use sqlx::{
@@ -34,6 +33,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RANGE_MEMORY: &str = "SET SESSION range_optimizer_max_mem_size = 67108864";
 /// At REPEATABLE READ the look into a gap would lock it, and every writer would wait.
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+/// How many gaps a group has open, and the age of the oldest: some thousands of rows at most.
+const OPEN_GAPS: &str = "SELECT COUNT(*),
+     COALESCE(TIMESTAMPDIFF(MICROSECOND, MIN(first_seen_at), UTC_TIMESTAMP(6)), 0)
+     FROM outbox_gaps WHERE relay_group = ?";
 /// Steps of pruning in one call that found nothing else to do.
 const IDLE_PRUNE_STEPS: u32 = 20;
 
@@ -61,8 +64,9 @@ struct Sessions {
 }
 
 impl Sessions {
-    /// What a session after the call's time may take.
+    /// What a session after the call's time may take, and how late it may begin.
     const LAST: Duration = Duration::from_millis(200);
+    const LATEST: Duration = Duration::from_secs(2);
 
     fn new(until: Instant) -> Self {
         Self { until, is_first: true, goes_on: true, fruitless: 0 }
@@ -71,7 +75,7 @@ impl Sessions {
     /// Until when the next session may read; None where there is none.
     fn next(&mut self, waits: bool) -> Option<Instant> {
         let now = Instant::now();
-        let wanted = self.is_first || (waits && self.goes_on);
+        let wanted = self.is_first || (waits && self.goes_on && now < self.until + Self::LATEST);
         if !self.is_first && now >= self.until {
             self.goes_on = false;
         }
@@ -93,8 +97,8 @@ struct Inner<P> {
     owner: String,
     metrics: Metrics,
     server_checked: OnceCell<()>,
-    /// When delivered rows were last looked through to the end.
-    pruned_at: Mutex<Option<Instant>>,
+    pruning: Pruning,
+    order: Mutex<Order>,
 }
 
 /// MySQL lets go of a relay that stands still in the middle of a transaction, whose locks would keep every other one out,
@@ -135,7 +139,8 @@ impl<P: Publisher> Relay<P> {
             owner: Uuid::now_v7().to_string(),
             metrics,
             server_checked: OnceCell::new(),
-            pruned_at: Mutex::default(),
+            pruning: Pruning::default(),
+            order: Mutex::default(),
         })))
     }
 
@@ -149,24 +154,24 @@ impl<P: Publisher> Relay<P> {
 
     /// As [`Relay::drain`], but goes on looking every few milliseconds until nothing has come for `idle`.
     ///
-    /// After `until` nothing new is read; what is on its way takes up to the publisher's timeout, and the last move of
-    /// the position a moment more.
+    /// After `until` a moment more is spent on what has come meanwhile, and then nothing new is read; what is on its way
+    /// takes up to the publisher's timeout, and the last move of the position a moment more: [`Relay::overtime`] in all.
     ///
     /// # Errors
     /// As [`Relay::drain`].
     pub async fn run(&self, until: Instant, idle: Duration) -> Result<Report, RelayError> {
+        let metrics = &self.0.metrics;
         let mut total = Report::default();
-        let mut oldest_gap_age = Duration::ZERO;
+        let mut gaps = None;
         let mut sessions = Sessions::new(until);
         loop {
-            let mut connection = acquire(&self.0.pool).await?;
-            let standing = self.look(&mut connection).await?;
+            let (mut connection, standing) = self.look().await?;
             total.backlog = standing.backlog();
             total.oldest_age_ms = u64::try_from(standing.oldest_age.as_millis()).unwrap_or(u64::MAX);
             total.parked = standing.parked;
             total.paused = standing.paused;
             if standing.is_idle() && !standing.lease_held {
-                self.prune_at_leisure(&mut connection).await?;
+                self.prune_at_leisure(&mut connection, until).await;
             } else if !standing.paused
                 && let Some(until) = sessions.next(total.backlog > 0)
             {
@@ -174,11 +179,11 @@ impl<P: Publisher> Relay<P> {
                     total.published += done.published;
                     total.retried += done.retried;
                     total.dead_lettered += done.dead_lettered;
-                    total.gaps = done.gaps as u64;
-                    oldest_gap_age = done.oldest_gap_age;
+                    gaps = done.gaps.take();
+                    total.gaps = gaps.map_or(total.gaps, |gaps| gaps.ranges);
                     if let Some(failure) = done.failure.take() {
                         // When a drain fails, how the outbox stands matters most.
-                        self.0.metrics.standing(&total, oldest_gap_age);
+                        metrics.standing(&total, gaps);
                         return Err(failure);
                     }
                     sessions.ended(&done);
@@ -186,24 +191,53 @@ impl<P: Publisher> Relay<P> {
                 }
                 total.lease_held_elsewhere = total.published == 0;
             }
-            self.0.metrics.standing(&total, oldest_gap_age);
+            // Told though nobody worked here: a group is paused, or another relay has the lease, and gaps stay open.
+            let told = match gaps {
+                None if standing.has_gaps => self.open_gaps().await?,
+                told => told.unwrap_or_default(),
+            };
+            total.gaps = told.ranges;
+            metrics.standing(&total, Some(told));
             return Ok(total);
         }
     }
 
+    /// The longest that [`Relay::run`] goes on after its `until`, where publisher and MySQL take all the time they have:
+    /// at the end the lease is given back, and the outbox looked at once more.
+    pub fn overtime(&self) -> Duration {
+        let session = session::overtime(self.0.publisher.timeout());
+        Sessions::LATEST + Sessions::LAST + session + session::STATEMENT_LIMIT * 2
+    }
+
     /// How the group stands on this server, which is one that a relay may work on.
-    async fn look(&self, connection: &mut MySqlConnection) -> Result<Standing, RelayError> {
-        let Inner { settings, server_checked, .. } = &*self.0;
+    async fn look(&self) -> Result<(PoolConnection<MySql>, Standing), RelayError> {
+        let Inner { pool, settings, server_checked, .. } = &*self.0;
         in_time("tell how the outbox stands", async {
-            server_checked.get_or_try_init(|| safety::check_server(connection)).await?;
-            let standing = log::standing(connection, &settings.group).await;
+            let mut connection = acquire(pool).await?;
+            server_checked.get_or_try_init(|| safety::check_server(&mut connection)).await?;
+            let standing = log::standing(&mut connection, &settings.group).await;
             let mut standing = standing.map_err(RelayError::Connect)?;
             safety::check_standing(&standing)?;
             if standing.position.is_none() {
-                safety::make_position(connection, &settings.group, settings.start_new_group).await?;
+                safety::make_position(&mut connection, &settings.group, settings.start_new_group).await?;
                 standing.position = Some(0);
             }
-            Ok(standing)
+            Ok((connection, standing))
+        })
+        .await
+    }
+
+    /// The open gaps as the table tells them.
+    async fn open_gaps(&self) -> Result<OpenGaps, RelayError> {
+        let Inner { pool, settings, .. } = &*self.0;
+        in_time("count open gaps", async {
+            let (ranges, oldest_us): (i64, i64) = sqlx::query_as(OPEN_GAPS)
+                .bind(&settings.group)
+                .fetch_one(&mut *acquire(pool).await?)
+                .await
+                .map_err(|source| RelayError::CheckGaps { group: settings.group.clone(), source })?;
+            let oldest_age = Duration::from_micros(oldest_us.try_into().unwrap_or(0));
+            Ok(OpenGaps { ranges: ranges.unsigned_abs(), oldest_age })
         })
         .await
     }
@@ -215,7 +249,7 @@ impl<P: Publisher> Relay<P> {
         standing: &Standing,
         time: (Instant, Duration),
     ) -> Result<Option<Done>, RelayError> {
-        let Inner { pool, publisher, settings, owner, metrics, pruned_at, .. } = &*self.0;
+        let Inner { pool, publisher, settings, owner, metrics, pruning, order, .. } = &*self.0;
         let taken =
             in_time("give the lease", Lease::take(&mut connection, &settings.group, owner, settings.lease));
         let Some((lease, position)) = taken.await? else { return Ok(None) };
@@ -228,29 +262,16 @@ impl<P: Publisher> Relay<P> {
         }
         let prepared = async {
             let flow = self.prepare(&mut connection, &lease, position, standing);
-            let flow = in_time("tell of gaps and parked events", flow).await?;
-            Ok((flow, acquire(pool).await?))
+            in_time("tell of gaps and parked events", async { Ok((flow.await?, acquire(pool).await?)) }).await
         };
         let (lease, mut done) = match prepared.await {
             Ok((flow, mover)) => {
-                let means = Means { pool, publisher, settings, metrics };
-                let last = *pruned_at.lock().expect("no holder of this lock panics");
-                let prune = last.is_none_or(|last| last.elapsed() >= session::PRUNE_EVERY);
-                let session = Session::new(
-                    means,
-                    lease,
-                    Clock::new(standing.now, standing.asked_at),
-                    flow,
-                    time,
-                    prune,
-                );
-                session.work(connection, mover).await
+                let means = Means { pool, publisher, settings, metrics, pruning, order };
+                let clock = Clock::new(standing.now, standing.asked_at);
+                Session::new(means, lease, clock, flow, time).work(connection, mover).await
             }
             Err(failure) => (lease, Done { failure: Some(failure), ..Done::default() }),
         };
-        if done.pruned_all {
-            *pruned_at.lock().expect("no holder of this lock panics") = Some(Instant::now());
-        }
         let given_back =
             in_time("take the lease back", async { lease.give_back(&mut *acquire(pool).await?).await });
         let given_back = given_back.await;
@@ -286,6 +307,7 @@ impl<P: Publisher> Relay<P> {
         if standing.known_server_uuid.as_ref() != Some(&standing.server_uuid) {
             failover::note_server(connection, lease, &standing.server_uuid).await?;
         }
+        self.0.order.lock().expect("no holder of this lock panics").begins(&standing.server_uuid, position);
         let gaps = if standing.has_gaps { log::load_gaps(connection, group).await? } else { Vec::new() };
         let mut flow = Flow::new(position, gaps, IdStep::new(standing.id_increment, standing.id_offset));
         if standing.has_parked {
@@ -295,23 +317,15 @@ impl<P: Publisher> Relay<P> {
     }
 
     /// An outbox without traffic is pruned as well.
-    async fn prune_at_leisure(&self, connection: &mut MySqlConnection) -> Result<(), RelayError> {
-        let Inner { settings, pruned_at, .. } = &*self.0;
-        let last = *pruned_at.lock().expect("no holder of this lock panics");
-        let Some(keep) = settings.keep_delivered else { return Ok(()) };
-        if last.is_some_and(|last| last.elapsed() < session::PRUNE_EVERY) {
-            return Ok(());
-        }
-        for _ in 0..IDLE_PRUNE_STEPS {
-            let step = async {
-                let step = operator::prune_step(connection, &settings.group, keep, session::PRUNE_ROWS);
-                step.await.map_err(RelayError::Prune)
-            };
-            if !in_time("prune delivered events", step).await?.more {
-                *pruned_at.lock().expect("no holder of this lock panics") = Some(Instant::now());
-                break;
+    async fn prune_at_leisure(&self, connection: &mut MySqlConnection, until: Instant) {
+        let Inner { pool, settings, metrics, pruning, .. } = &*self.0;
+        let is_due = pruning.due_at(settings).is_some_and(|at| Instant::now() >= at);
+        if is_due && pruning.look(connection, settings, metrics).await {
+            for _ in 0..IDLE_PRUNE_STEPS {
+                if Instant::now() >= until || !pruning.step(pool, settings, metrics).await {
+                    break;
+                }
             }
         }
-        Ok(())
     }
 }

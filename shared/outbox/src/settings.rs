@@ -121,7 +121,7 @@ pub struct Report {
     pub oldest_age_ms: u64,
     /// Open gaps, in ranges.
     pub gaps: u64,
-    /// Aggregates that stand still behind an event that could not be delivered.
+    /// Aggregates that stand still behind an event that could not be delivered, counted up to 10,000.
     pub parked: u64,
     /// Another relay holds the lease, so nothing was done here.
     pub lease_held_elsewhere: bool,

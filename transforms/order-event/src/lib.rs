@@ -49,15 +49,24 @@ pub fn order<'a, L: Line + Deserialize<'a>>(event: &Event<'a>) -> Result<Order<'
         ));
     }
     let payload = OrderCreated::read(event.payload).map_err(|e| Reject::new("malformed_payload", e))?;
-    if payload.order_id != event.aggregate_id {
-        let message =
-            format!("orderId is {}, the event's aggregate {}", payload.order_id, event.aggregate_id);
-        return Err(Reject::new("wrong_aggregate", message));
+    Order::of(payload, event.aggregate_id)
+}
+
+impl<'a, L: Line + Deserialize<'a>> Order<'a, L> {
+    /// The order in a payload that was read, held against itself and the aggregate that it came with.
+    ///
+    /// # Errors
+    /// Another order's, figures that contradict each other, a creation time that is none.
+    pub fn of(payload: OrderCreated<'a, L>, aggregate_id: &str) -> Result<Self, Reject> {
+        if payload.order_id != aggregate_id {
+            let message = format!("orderId is {}, the event's aggregate {aggregate_id}", payload.order_id);
+            return Err(Reject::new("wrong_aggregate", message));
+        }
+        let total = payload.total().map_err(|e| Reject::new("inconsistent_order", e))?;
+        let created_at_us = time::parse_rfc3339_us(&payload.created_at)
+            .map_err(|e| Reject::new("malformed_payload", format!("createdAt: {e}")))?;
+        Ok(Self { payload, total, created_at_us })
     }
-    let total = payload.total().map_err(|e| Reject::new("inconsistent_order", e))?;
-    let created_at_us = time::parse_rfc3339_us(&payload.created_at)
-        .map_err(|e| Reject::new("malformed_payload", format!("createdAt: {e}")))?;
-    Ok(Order { payload, total, created_at_us })
 }
 
 /// The row of `orders_analytics`, with `band` deciding the order's band from its total.

@@ -77,7 +77,9 @@ impl Line for Item<'_> {
 
 impl<'a, L: Line + Deserialize<'a>> OrderCreated<'a, L> {
     pub(crate) fn read(payload: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(payload).map_err(|e| e.to_string())
+        // Once for all of it: a text is then taken for what it is, name by name and value by value.
+        let text = std::str::from_utf8(payload).map_err(|e| e.to_string())?;
+        serde_json::from_str(text).map_err(|e| e.to_string())
     }
 
     /// The order's total, once its figures agree with its lines.

@@ -2,7 +2,7 @@
 
 use super::*;
 use axum::{Router, body::Bytes, extract::State, routing::post};
-use outflow_outbox::metrics::{ORDER_VIOLATIONS, PUBLISHED, RETRIED, SET_BACK, TAKEOVERS};
+use outflow_outbox::metrics::{ORDER_VIOLATIONS, PRUNE_FAILURES, PUBLISHED, RETRIED, SET_BACK, TAKEOVERS};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 
@@ -52,7 +52,7 @@ async fn metrics_are_sent_at_the_start_and_after_each_drain_though_it_fails() {
     let context = context(&broken_mysql().await, &endpoint).await.expect("settings that fit");
     assert_eq!(sent(), 1, "zeros, before the first drain");
     let first = requests.lock().expect("no test panics while it holds this")[0].clone();
-    for counter in [PUBLISHED, RETRIED, TAKEOVERS, ORDER_VIOLATIONS, SET_BACK] {
+    for counter in [PUBLISHED, RETRIED, TAKEOVERS, ORDER_VIOLATIONS, SET_BACK, PRUNE_FAILURES] {
         let name = counter.as_bytes();
         assert!(first.windows(name.len()).any(|bytes| bytes == name), "{counter} is not among them");
     }
@@ -72,4 +72,21 @@ async fn an_endpoint_that_cannot_be_one_is_refused_by_its_name() {
 
     let error = format!("{:#}", refused.expect_err("functions send without TLS"));
     assert_eq!(error, "OUTFLOW_OTLP_ENDPOINT: must begin with http://");
+}
+
+/// The minute's last drain begins before its end, and has all the time that it may need.
+#[tokio::test]
+async fn a_drain_that_takes_all_its_time_ends_before_the_functions_deadline() {
+    let context = context("mysql://user:password@127.0.0.1:1/shop", "").await.expect("settings that fit");
+    let template = include_str!("../../../../template.yaml");
+    let (_, relay) = template.split_once("  OutboxRelay:\n").expect("the function's name");
+    let number = |name: &str| -> u64 {
+        let (_, value) = relay.split_once(name).expect("it is there");
+        let digits: String = value.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().expect("a number")
+    };
+    let (timeout, for_s) = (number("      Timeout: "), number("\"for_s\": "));
+
+    let spare = Duration::from_secs(timeout).checked_sub(reserve(&context) + Duration::from_secs(for_s));
+    assert!(spare.is_some(), "{for_s} s and {:?} do not fit in {timeout} s", reserve(&context));
 }

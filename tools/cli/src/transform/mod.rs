@@ -100,12 +100,12 @@ impl RegistryArgs {
 struct SigningArgs {
     /// The file with the signing key, 64 hex digits.
     #[arg(long = "key", value_name = "FILE", env = "OUTFLOW_TRANSFORM_SIGNING_KEY")]
-    file: Option<PathBuf>,
+    signing_key: Option<PathBuf>,
 }
 
 impl SigningArgs {
     fn load(&self) -> anyhow::Result<SigningKey> {
-        let file = self.file.as_deref().with_context(|| {
+        let file = self.signing_key.as_deref().with_context(|| {
             format!(
                 "environment variable OUTFLOW_TRANSFORM_SIGNING_KEY is missing: set it to the key's file ({LOCAL}; \
                  `outflow transform key --new FILE` makes one), or give --key"

@@ -40,11 +40,13 @@ fn our_own_template_is_understood() {
     expect![[r#"
         create-order 15s at once None retries 2 coalesce false
         load-analytics 60s at once None retries 2 coalesce false
-        outbox-relay 75s at once Some(3) retries 0 coalesce true
+        outbox-relay 100s at once Some(3) retries 0 coalesce true
         transform-events 60s at once None retries 2 coalesce false
         outbox-relay <- rate(1 minute) each 5s Some("{\"every_s\":5,\"for_s\":0}")
         Mapping { name: "OrderEvents", function: "transform-events", topic: "order.events", group: "outflow-transform-events-order.events", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 500, window: 500ms, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("order.events.dlq") }
+        Mapping { name: "OrderEventsRetry", function: "transform-events", topic: "order.events.retry", group: "outflow-transform-events-order.events.retry", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 500, window: 500ms, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("order.events.dlq") }
         Mapping { name: "OrdersAnalytics", function: "load-analytics", topic: "orders_analytics", group: "outflow-load-analytics-orders_analytics", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 5000, window: 1s, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("orders_analytics.dlq") }
+        Mapping { name: "OrdersAnalyticsRetry", function: "load-analytics", topic: "orders_analytics.retry", group: "outflow-load-analytics-orders_analytics.retry", source: SelfManaged, enabled: true, start: TrimHorizon, batch_size: 500, window: 500ms, max_retries: Some(10000), max_age: Some(604800s), bisect: true, partial: true, on_failure: Some("orders_analytics.dlq") }
     "#]]
     .assert_eq(&format!("{}\n", lines.join("\n")));
 }
