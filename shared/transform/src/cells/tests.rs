@@ -40,6 +40,7 @@ fn types_are_read_in_clickhouse_spelling_and_written_back() {
         "Decimal(39, 2)",
         "Decimal(2, 3)",
         "Decimal(+9, 2)",
+        "Decimal(09, 2)",
         "UInt128",
         "Nullable(Nullable(String))",
         "Nullable(LowCardinality(String))",
@@ -48,6 +49,15 @@ fn types_are_read_in_clickhouse_spelling_and_written_back() {
         "string",
     ] {
         assert!(unsupported.parse::<ColumnType>().is_err(), "{unsupported} was taken");
+    }
+}
+
+/// The text is a module's: no depth of it may end in a stack overflow, which would take the process with it.
+#[test]
+fn a_type_within_a_type_within_a_type_is_refused_however_deep() {
+    for name in ["Nullable", "LowCardinality"] {
+        let deep = format!("{}String{}", format!("{name}(").repeat(100_000), ")".repeat(100_000));
+        assert!(deep.parse::<ColumnType>().is_err());
     }
 }
 
