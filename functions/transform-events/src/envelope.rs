@@ -10,11 +10,17 @@ use serde::de::IgnoredAny;
 use std::str::FromStr;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// The event in a record, or why it holds none. Its place is the one that the record had first.
-pub(crate) fn event<'a>(origin: &Origin<'a>, record: &'a Record) -> Result<Event<'a>, Reason> {
+/// The event in a record. Its place is the one that the record had first.
+///
+/// # Errors
+/// Why it holds none: the same record will say the same again.
+pub fn event<'a>(origin: &Origin<'a>, record: &'a Record) -> Result<Event<'a>, Reason> {
     let payload = record.value.as_deref().ok_or_else(|| reason("no_value", "the record has no value"))?;
-    serde_json::from_slice::<IgnoredAny>(payload)
-        .map_err(|e| reason("not_json", &format!("the value isn't JSON: {e}")))?;
+    let not_json =
+        |error: &dyn std::error::Error| reason("not_json", &format!("the value isn't JSON: {error}"));
+    // serde_json doesn't look into strings that it is told to ignore.
+    let text = std::str::from_utf8(payload).map_err(|e| not_json(&e))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|e| not_json(&e))?;
     let key = record.key.as_deref().ok_or_else(|| reason("no_key", "the record has no key"))?;
     let aggregate_id = std::str::from_utf8(key).map_err(|_| reason("bad_key", "the key isn't UTF-8 text"))?;
     let aggregate_version: u64 = parsed("aggregateVersion", header(record, "aggregateVersion")?)?;
@@ -23,10 +29,14 @@ pub(crate) fn event<'a>(origin: &Origin<'a>, record: &'a Record) -> Result<Event
     }
     let occurred_at = OffsetDateTime::parse(header(record, "ce_time")?, &Rfc3339)
         .map_err(|e| reason("bad_header", &format!("header ce_time is no RFC 3339 time: {e}")))?;
-    let occurred_at_us = i64::try_from(occurred_at.unix_timestamp_nanos() / 1_000)
+    let occurred_at_us = i64::try_from(occurred_at.unix_timestamp_nanos().div_euclid(1_000))
         .map_err(|_| reason("bad_header", "header ce_time is out of range"))?;
     let schema_version = match record.header("schemaVersion") {
         Some(text) => parsed("schemaVersion", text)?,
+        // One that can't be read is not one that isn't there: a module would take the payload for what it is not.
+        None if record.headers.iter().any(|(name, _)| name == "schemaVersion") => {
+            return Err(reason("bad_header", "header schemaVersion is no text"));
+        }
         None => 1,
     };
     Ok(Event {
@@ -114,6 +124,13 @@ mod tests {
     }
 
     #[test]
+    fn a_time_before_1970_is_cut_as_one_behind_it_is() {
+        let mut record = good();
+        set(&mut record, "ce_time", b"1969-12-31T23:59:59.9999995Z");
+        assert_eq!(decode(&record).expect("it is good").occurred_at_us, -1);
+    }
+
+    #[test]
     fn each_fault_has_its_code() {
         assert_eq!(code(|_| {}), "good");
         assert_eq!(code(|r| r.value = None), "no_value");
@@ -125,6 +142,8 @@ mod tests {
             assert_eq!(code(|r| r.headers.retain(|(key, _)| key != name)), "missing_header", "{name}");
             assert_eq!(code(|r| set(r, name, b"\xff")), "missing_header", "{name}");
         }
+        assert_eq!(code(|r| r.value = Some(b"{\"name\": \"\xff\"}".to_vec())), "not_json");
+        assert_eq!(code(|r| set(r, "schemaVersion", b"\xff")), "bad_header");
         for (name, value) in [
             ("aggregateVersion", "-1"),
             ("aggregateVersion", "0"),
