@@ -17,6 +17,9 @@ pub mod compile;
 mod engine;
 #[cfg(feature = "compile")]
 pub mod fixture;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod guest;
 mod host;
 mod model;
