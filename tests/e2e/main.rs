@@ -4,6 +4,7 @@
 //! Every fault ends in the same oracle: what MySQL committed is what ClickHouse counts.
 
 mod bad_input;
+mod dead_letters;
 mod faults;
 mod harness;
 mod invoke;

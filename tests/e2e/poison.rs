@@ -40,7 +40,7 @@ async fn dead_letter(
     let record = Record {
         topic: topic.to_owned(),
         key: Some(key.clone().into_bytes()),
-        payload: payload.to_vec(),
+        payload: Some(payload.to_vec()),
         headers,
     };
     let sent = Producer::connect(brokers, TIMEOUT)?.send_all(vec![record]).await;

@@ -4,9 +4,9 @@
 //! The macros are expanded here as grafana-clickhouse-datasource 4.x expands them in its back end.
 
 use anyhow::{Context, ensure};
-use outflow_analytics::{Amount, Config, OrdersAnalyticsRow, Schema, Timestamp, Writer};
+use outflow_analytics::{Amount, Config, Schema, Timestamp, Writer};
 use outflow_stack::{Clickhouse, workspace_root};
-use outflow_tests::services;
+use outflow_tests::{OrderRow, order_row, services};
 use rust_decimal::Decimal;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -19,7 +19,6 @@ const FROM: OffsetDateTime = datetime!(2026-03-01 10:20:00 UTC);
 const TO: OffsetDateTime = datetime!(2026-03-01 13:10:00 UTC);
 /// What the plugin asks for with each query: the data source's queryTimeout and five seconds.
 const MAX_EXECUTION_TIME: &str = "35";
-const INSERT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A panel's answer: a name and a type for each column, then the rows as text.
 struct Answer {
@@ -95,29 +94,14 @@ async fn ask_as(
     Ok(Answer { names, types, rows: lines.collect() })
 }
 
-fn row(created: OffsetDateTime, status: &str, cents: i64) -> OrdersAnalyticsRow {
-    let at = Timestamp::from(created);
-    OrdersAnalyticsRow {
-        order_id: Uuid::now_v7(),
-        order_date: at,
-        user_id: "u-1".to_owned(),
-        status: status.to_owned(),
-        total_amount: Amount::from_cents(cents),
-        item_count: 1,
-        quantity: 2,
-        order_band: "all".to_owned(),
-        version: 1 << 24,
-        is_deleted: 0,
-        event_id: Uuid::now_v7(),
-        transform_digest: "0".repeat(64),
-        occurred_at: at,
-        relayed_at: at,
-        transformed_at: at,
-    }
+fn row(created: OffsetDateTime, status: &str, cents: i64) -> OrderRow {
+    let mut row = OrderRow::new(Timestamp::from(created), Amount::from_cents(cents));
+    row.status = status.to_owned();
+    row
 }
 
 /// The same order one version later.
-fn later(row: &OrdersAnalyticsRow, change: impl FnOnce(&mut OrdersAnalyticsRow)) -> OrdersAnalyticsRow {
+fn later(row: &OrderRow, change: impl FnOnce(&mut OrderRow)) -> OrderRow {
     let mut later = row.clone();
     later.version += 1 << 24;
     later.event_id = Uuid::now_v7();
@@ -126,7 +110,7 @@ fn later(row: &OrdersAnalyticsRow, change: impl FnOnce(&mut OrdersAnalyticsRow))
 }
 
 /// Orders whose figures can be told in the head, with what Kafka does to them: again, and out of order.
-fn known_orders() -> Vec<OrdersAnalyticsRow> {
+fn known_orders() -> Vec<OrderRow> {
     // Before the range, but in its first hour, which is shown whole.
     let early = row(datetime!(2026-03-01 10:05:00 UTC), "PENDING", 1999);
     let completed = later(&early, |row| row.status = "COMPLETED".to_owned());
@@ -217,7 +201,7 @@ async fn run(clickhouse: &Clickhouse) -> anyhow::Result<()> {
     let writer = Writer::new(&config)?;
     // Each row a block of its own, as if the loader had been given them one by one.
     for row in &known_orders() {
-        writer.insert_block([row], INSERT_LIMIT).await?;
+        order_row::insert(&writer, [row]).await;
     }
     let own_database = |sql: &str| sql.replace("analytics.", &format!("{database}."));
     let panels = panels()?;
@@ -234,7 +218,7 @@ async fn run(clickhouse: &Clickhouse) -> anyhow::Result<()> {
     loop {
         let now = OffsetDateTime::now_utc();
         let mut sold = [row(now, "PENDING", 1234), row(now, "COMPLETED", 1), row(now, "CANCELLED", 5000)];
-        writer.insert_block(&sold, INSERT_LIMIT).await?;
+        order_row::insert(&writer, &sold).await;
         let answer = ask(clickhouse, sql).await?;
         // Midnight between the orders and the question makes them yesterday's: ask again then.
         if OffsetDateTime::now_utc().date() == now.date() {
@@ -242,7 +226,7 @@ async fn run(clickhouse: &Clickhouse) -> anyhow::Result<()> {
             break;
         }
         sold.iter_mut().for_each(|row| row.is_deleted = 1);
-        writer.insert_block(&sold, INSERT_LIMIT).await?;
+        order_row::insert(&writer, &sold).await;
     }
 
     if clickhouse.reader.is_some() {

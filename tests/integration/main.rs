@@ -6,6 +6,7 @@
 mod analytics;
 mod awake;
 mod dashboard;
+mod dlq;
 mod gaps;
 mod grafana;
 mod layering;

@@ -97,7 +97,8 @@ async fn a_broker_that_is_down_fails_the_drain_with_its_cause_and_the_rows_stay(
 async fn all_records_of_a_call_share_one_time_out_and_are_taken_back_together() {
     let limit = Duration::from_secs(2);
     let producer = Producer::connect("127.0.0.1:1", limit).unwrap();
-    let record = Record { topic: "t".to_owned(), key: None, payload: b"{}".to_vec(), headers: Vec::new() };
+    let record =
+        Record { topic: "t".to_owned(), key: None, payload: Some(b"{}".to_vec()), headers: Vec::new() };
     let started = Instant::now();
 
     let results = producer.send_all(vec![record; 100_010]).await;
@@ -116,7 +117,12 @@ async fn a_record_that_is_too_large_fails_and_the_producer_goes_on_afterwards() 
     let brokers = services().kafka.brokers;
     let (_, topic) = fresh_topic(&brokers).await;
     let producer = Producer::connect(&brokers, TIMEOUT).unwrap();
-    let record = |payload: Vec<u8>| Record { topic: topic.clone(), key: None, payload, headers: Vec::new() };
+    let record = |payload: Vec<u8>| Record {
+        topic: topic.clone(),
+        key: None,
+        payload: Some(payload),
+        headers: Vec::new(),
+    };
     // Incompressible, and above the broker's 1 MiB a record.
     let large: Vec<u8> = (0..125_000).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
 
@@ -138,7 +144,7 @@ async fn a_record_of_the_largest_size_can_be_put_aside_with_its_reason() {
     let producer = Producer::connect(&brokers, TIMEOUT).unwrap();
     // Incompressible, and just below the broker's 1 MiB a record.
     let payload: Vec<u8> = (0..65_525).flat_map(|_| Uuid::new_v4().into_bytes()).collect();
-    let original = Record { topic, key: None, payload, headers: Vec::new() };
+    let original = Record { topic, key: None, payload: Some(payload), headers: Vec::new() };
     let headers = vec![("outflow-reason".to_owned(), vec![b'x'; 1_024])];
     let letter = Record { topic: letters, headers, ..original.clone() };
 

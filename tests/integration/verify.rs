@@ -1,16 +1,14 @@
 //! `outflow verify` finds what differs between MySQL and ClickHouse, and nothing else.
 
-use outflow_analytics::{Amount, Config, OrdersAnalyticsRow, Schema, Timestamp, Writer};
-use outflow_tests::TestShop;
+use outflow_analytics::{Amount, Config, Schema, Timestamp, Writer};
+use outflow_tests::{OrderRow, TestShop, order_row};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use sqlx::Row;
-use std::time::Duration;
 use time::PrimitiveDateTime;
 use uuid::Uuid;
 use xtask::{pipe::Outflow, progress::Terminal};
 
-const LIMIT: Duration = Duration::from_secs(60);
 const ORDERS: usize = 24;
 
 /// A shop whose orders are all in ClickHouse.
@@ -19,7 +17,7 @@ struct Compared {
     clickhouse: outflow_stack::Clickhouse,
     writer: Writer,
     outflow: Outflow,
-    rows: Vec<OrdersAnalyticsRow>,
+    rows: Vec<OrderRow>,
 }
 
 impl Compared {
@@ -59,7 +57,7 @@ impl Compared {
     }
 
     /// MySQL's orders as rows.
-    async fn truth(&self) -> Vec<OrdersAnalyticsRow> {
+    async fn truth(&self) -> Vec<OrderRow> {
         let orders = sqlx::query(
             "SELECT id, user_id, status, total_amount, version, created_at FROM orders ORDER BY id",
         );
@@ -68,33 +66,22 @@ impl Compared {
             let created: PrimitiveDateTime = order.get("created_at");
             let at = Timestamp::from(created.assume_utc());
             let total: rust_decimal::Decimal = order.get("total_amount");
-            OrdersAnalyticsRow {
-                order_id: Uuid::parse_str(order.get("id")).expect("ids are UUIDs"),
-                order_date: at,
-                user_id: order.get("user_id"),
-                status: order.get("status"),
-                total_amount: Amount::try_from(total).expect("it has two decimals"),
-                item_count: 1,
-                quantity: 1,
-                order_band: "all".to_owned(),
-                version: u64::from(order.get::<u32, _>("version")) << 24,
-                is_deleted: 0,
-                event_id: Uuid::now_v7(),
-                transform_digest: "d1".to_owned(),
-                occurred_at: at,
-                relayed_at: at,
-                transformed_at: at,
-            }
+            let mut row = OrderRow::new(at, Amount::try_from(total).expect("it has two decimals"));
+            row.order_id = Uuid::parse_str(order.get("id")).expect("ids are UUIDs");
+            row.user_id = order.get("user_id");
+            row.status = order.get("status");
+            row.version = u64::from(order.get::<u32, _>("version")) << 24;
+            row
         };
         orders.into_iter().map(row).collect()
     }
 
-    async fn load<'a>(&self, rows: impl IntoIterator<Item = &'a OrdersAnalyticsRow>) {
-        self.writer.insert_block(rows, LIMIT).await.expect("clickhouse takes a block");
+    async fn load<'a>(&self, rows: impl IntoIterator<Item = &'a OrderRow>) {
+        order_row::insert(&self.writer, rows).await;
     }
 
     /// The same row with a higher generation: a wrong one that wins.
-    async fn overwrite(&self, index: usize, change: impl FnOnce(&mut OrdersAnalyticsRow)) {
+    async fn overwrite(&self, index: usize, change: impl FnOnce(&mut OrderRow)) {
         let mut row = self.rows[index].clone();
         row.version += 1;
         change(&mut row);

@@ -1,9 +1,13 @@
 //! What the tests share: the services they run against, and a shop of their own in them.
 
+mod function;
+pub mod order_row;
 mod recorder;
 mod server;
 mod shop;
 
+pub use function::{Function, kafka_event};
+pub use order_row::OrderRow;
 pub use recorder::Recorder;
 pub use server::{OwnServer, counters};
 pub use shop::{TestShop, event, in_a_minute, write_event};

@@ -112,8 +112,15 @@ def check_mappings(resources):
     """Each Kafka source: partial responses, finite retries, a dead-letter topic, provisioned mode, from the beginning."""
     mappings = of_type(resources, "AWS::Lambda::EventSourceMapping")
     topics = sorted(topic for mapping in mappings.values() for topic in mapping["Properties"]["Topics"])
-    if topics != ["order.events", "orders_analytics"]:
-        yield f"topics are {topics}: expected order.events and orders_analytics"
+    sources = ["inventory.events", "inventory_analytics", "order.events", "order_items_analytics", "orders_analytics"]
+    expected = sorted(sources + [f"{topic}.retry" for topic in sources])
+    if topics != expected:
+        yield f"topics are {topics}: expected {expected}"
+    readers = {mapping["Properties"]["Topics"][0]: mapping["Properties"]["FunctionName"] for mapping in mappings.values()}
+    for topic in topics:
+        # What was rejected goes back to whoever rejected it.
+        if topic.endswith(".retry") and readers[topic] != readers.get(topic.removesuffix(".retry")):
+            yield f"{topic} is not read by the function that reads {topic.removesuffix('.retry')}"
     for name, mapping in mappings.items():
         properties = mapping["Properties"]
         (topic,) = properties["Topics"]
@@ -121,7 +128,7 @@ def check_mappings(resources):
             "FunctionResponseTypes": ["ReportBatchItemFailures"],
             "StartingPosition": "TRIM_HORIZON",
             "BisectBatchOnFunctionError": True,
-            "DestinationConfig": {"OnFailure": {"Destination": f"kafka://{topic}.dlq"}},
+            "DestinationConfig": {"OnFailure": {"Destination": f"kafka://{topic.removesuffix('.retry')}.dlq"}},
         }
         for key, value in expected.items():
             if properties.get(key) != value:

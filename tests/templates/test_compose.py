@@ -206,18 +206,20 @@ def test_mysql_runs_with_the_settings_of_the_stack():
 
 def test_topics_are_those_of_the_broker_crate():
     source = rust("shared/broker/src/topics.rs")
-    body = re.search(r"pub fn all\(\)[^{]*\{(.*?)\n\}", source, re.S)[1]
-    wanted = {}
-    for dead, name, partitions in re.findall(r"spec\((&dead_letters\()?([A-Z_]+)\)?, (\w+)\)", body):
-        topic = const(source, name) + (".dlq" if dead else "")
-        wanted[topic] = int(partitions) if partitions.isdigit() else const(source, partitions)
-    assert wanted, "topics.rs changed its shape: teach this test the new one"
-    assert 'format!("{topic}.dlq")' in source
+    names = re.findall(r"[A-Z_]+", re.search(r"const SOURCES: [^=]*=\s*\[(.*?)\];", source, re.S)[1])
+    assert names, "topics.rs changed its shape: teach this test the new one"
+    topics = [const(source, name) for name in names]
+    wanted = {topic: const(source, "PARTITIONS") for topic in topics}
+    wanted |= {topic + beside: 1 for topic in topics for beside in (".dlq", ".retry", ".dlq.audit")}
+    for name, suffix in (("DEAD_LETTERS", ".dlq"), ("RETRIES", ".retry"), ("AUDIT", ".audit")):
+        assert const(source, name) == suffix
     listed = dict(entry.split(":") for entry in SERVICES["kafka-init"]["environment"]["TOPICS"].split())
     assert {name: int(partitions) for name, partitions in listed.items()} == wanted
     size = const(source, "DEAD_LETTER_BYTES")
     (script,) = SERVICES["kafka-init"]["command"]
-    assert f'*.dlq:*) config="--config max.message.bytes={size}"' in script
+    assert f'*.dlq:*) config="--config max.message.bytes={size} --config retention.ms=-1"' in script
+    assert f'*.retry:*) config="--config max.message.bytes={size}"' in script
+    assert '*.audit:*) config="--config cleanup.policy=compact"' in script
 
 
 def test_each_listener_is_reachable_by_its_readers():
@@ -369,15 +371,19 @@ def test_sink_speaks_to_this_clickhouse():
 
 def test_sink_reads_the_rows_and_keeps_what_is_refused():
     topics = rust("shared/broker/src/topics.rs")
-    rows = const(topics, "ORDERS_ANALYTICS")
-    assert SINK["topics"] == rows
-    assert SINK["topic2TableMap"] == f"{rows}=orders_analytics"
+    rows = [const(topics, name) for name in ("ORDERS_ANALYTICS", "ORDER_ITEMS_ANALYTICS", "INVENTORY_ANALYTICS")]
+    assert SINK["topics"].split(",") == rows
+    # A topic of rows has the name of their table.
+    assert SINK["topic2TableMap"].split(",") == [f"{topic}={topic}" for topic in rows]
+    migrations = "".join(path.read_text() for path in (ROOT / "clickhouse").glob("*.sql"))
+    assert all(f"CREATE TABLE IF NOT EXISTS ${{database}}.{table}\n" in migrations for table in rows)
     assert SINK["errors.tolerance"] == "all"
-    assert SINK["errors.deadletterqueue.topic.name"] == f"{rows}.dlq"
+    # The sink knows one place for whatever it reads; a header names the topic.
+    assert SINK["errors.deadletterqueue.topic.name"] == f"{rows[0]}.dlq"
     assert SINK["consumer.override.max.poll.records"] == "5000"
     # A task takes whole partitions: more tasks than partitions would idle.
     listed = dict(entry.split(":") for entry in SERVICES["kafka-init"]["environment"]["TOPICS"].split())
-    assert int(SINK["tasks.max"]) <= int(listed[rows])
+    assert int(SINK["tasks.max"]) <= min(int(listed[topic]) for topic in rows)
 
 
 def test_sink_password_is_a_reference_that_the_worker_resolves():

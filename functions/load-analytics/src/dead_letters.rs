@@ -1,7 +1,10 @@
 //! Puts a record that can never be loaded into the dead-letter topic, as it came, with its reason.
 
 use crate::batch::Rejected;
-use outflow_broker::{Producer, Record, topics};
+use outflow_broker::{
+    Producer, Record,
+    letters::{self, Origin, Rejection},
+};
 use outflow_kafka_batch::BatchResponse;
 use std::collections::BTreeMap;
 
@@ -40,26 +43,11 @@ pub(crate) async fn send(producer: &Producer, rejected: Vec<Rejected>) -> BatchR
 }
 
 fn dead_letter(rejected: Rejected) -> Record {
-    let Rejected { origin, reason, code } = rejected;
-    let mut headers = origin.record.headers;
-    // A record that was redriven and failed again tells of its last failure alone.
-    headers.retain(|(name, _)| !name.starts_with("outflow-"));
-    for (name, value) in [
-        ("outflow-reason", reason),
-        ("outflow-code", code),
-        ("outflow-stage", STAGE.to_owned()),
-        ("outflow-topic", origin.topic.clone()),
-        ("outflow-partition", origin.partition.to_string()),
-        ("outflow-offset", origin.record.offset.to_string()),
-    ] {
-        headers.push((name.to_owned(), value.into_bytes()));
-    }
-    Record {
-        topic: topics::dead_letters(&origin.topic),
-        key: origin.record.key,
-        payload: origin.record.value.unwrap_or_default(),
-        headers,
-    }
+    let Rejected { origin: read, reason, code } = rejected;
+    let mut record = read.record;
+    let origin = Origin::take(&read.topic, read.partition, record.offset, &mut record.headers);
+    let rejection = Rejection { stage: STAGE, code: &code, reason: &reason, by: None };
+    letters::dead_letter(&origin, record.key, record.value, record.headers, &rejection)
 }
 
 #[cfg(test)]
@@ -67,40 +55,58 @@ mod tests {
     use super::*;
     use crate::batch::{Origin, tests::record};
 
-    #[test]
-    fn a_dead_letter_is_the_record_with_its_reason_and_its_place() {
+    fn letter(topic: &str, headers: &[(&str, &str)]) -> Record {
         let mut original = record(42, Some(b"not json"));
         original.key = Some(b"order-1".to_vec());
-        original.headers = vec![
-            ("traceparent".to_owned(), b"00-1".to_vec()),
-            ("outflow-reason".to_owned(), b"older".to_vec()),
-        ];
-        let origin = Origin { topic: "orders_analytics".to_owned(), partition: 3, record: original };
+        original.headers = headers.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
+        let origin = Origin { topic: topic.to_owned(), partition: 3, record: original };
+        dead_letter(Rejected { origin, reason: "no row".to_owned(), code: "row_json".to_owned() })
+    }
 
-        let letter =
-            dead_letter(Rejected { origin, reason: "no row".to_owned(), code: "row_json".to_owned() });
+    fn told(letter: &Record) -> Vec<(&str, &str)> {
+        let text = |value| std::str::from_utf8(value).expect("text");
+        letter.headers.iter().map(|(name, value)| (name.as_str(), text(value))).collect()
+    }
 
-        assert_eq!(
-            (letter.topic.as_str(), letter.payload.as_slice()),
-            ("orders_analytics.dlq", &b"not json"[..])
-        );
+    #[test]
+    fn a_dead_letter_is_the_record_with_its_reason_and_its_place() {
+        let letter = letter("orders_analytics", &[("traceparent", "00-1"), ("outflow-reason", "older")]);
+
+        assert_eq!(letter.topic, "orders_analytics.dlq");
+        assert_eq!(letter.payload.as_deref(), Some(&b"not json"[..]));
         assert_eq!(letter.key.as_deref(), Some(&b"order-1"[..]));
-        let headers: Vec<_> = letter
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), std::str::from_utf8(value).expect("text")))
-            .collect();
-        assert_eq!(
-            headers,
-            [
-                ("traceparent", "00-1"),
-                ("outflow-reason", "no row"),
-                ("outflow-code", "row_json"),
-                ("outflow-stage", "load"),
-                ("outflow-topic", "orders_analytics"),
-                ("outflow-partition", "3"),
-                ("outflow-offset", "42"),
-            ]
-        );
+        let expected = [
+            ("traceparent", "00-1"),
+            ("outflow-reason", "no row"),
+            ("outflow-code", "row_json"),
+            ("outflow-stage", "load"),
+            ("outflow-topic", "orders_analytics"),
+            ("outflow-partition", "3"),
+            ("outflow-offset", "42"),
+            ("outflow-attempts", "1"),
+        ];
+        assert_eq!(told(&letter), expected);
+    }
+
+    #[test]
+    fn a_redriven_record_that_fails_again_goes_to_the_same_dead_letters() {
+        let redriven = [
+            ("outflow-attempts", "1"),
+            ("outflow-redriven-from", "orders_analytics.dlq/0/5"),
+            ("outflow-partition", "2"),
+            ("outflow-offset", "7"),
+        ];
+        let letter = letter("orders_analytics.retry", &redriven);
+
+        assert_eq!(letter.topic, "orders_analytics.dlq");
+        let told = told(&letter);
+        for expected in [
+            ("outflow-topic", "orders_analytics"),
+            ("outflow-partition", "2"),
+            ("outflow-offset", "7"),
+            ("outflow-attempts", "2"),
+        ] {
+            assert!(told.contains(&expected), "{told:?}");
+        }
     }
 }

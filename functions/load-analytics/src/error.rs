@@ -9,6 +9,10 @@ use outflow_telemetry::{ErrorKind, chain};
 pub(crate) enum LoadError {
     #[error("batch could not be read")]
     Batch { source: BatchError },
+    #[error("table {table} could not be read")]
+    Table { table: String, source: AnalyticsError },
+    #[error("table {table} has changed since its rows were read")]
+    TableChanged { table: String },
     #[error("rows were not loaded")]
     Insert { source: AnalyticsError },
     #[error(
@@ -21,8 +25,13 @@ impl LoadError {
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Batch { .. } => ErrorKind::Bug,
+            // Nothing that is wrong with a table is a row's fault.
+            Self::Table { source, .. } => match source.kind() {
+                ErrorKind::Poison => ErrorKind::Bug,
+                kind => kind,
+            },
             Self::Insert { source } => source.kind(),
-            Self::OutOfTime { .. } => ErrorKind::Retriable,
+            Self::TableChanged { .. } | Self::OutOfTime { .. } => ErrorKind::Retriable,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One batch: read its records, load the rows as one block, put what can never be loaded aside.
+//! One batch: read its records, load the rows as one block a table, put what can never be loaded aside.
 
 use crate::{
     batch,
@@ -25,9 +25,10 @@ pub(crate) async fn handle(
     let started = Instant::now();
     let left = time_left(event.context.deadline()).saturating_sub(DEADLINE_RESERVE).max(SHORTEST_TRY);
     let partitions = partitions(event.payload).map_err(|source| LoadError::Batch { source })?;
-    let (pending, mut rejected) = batch::read(partitions);
+    let until = started + left;
+    let (pending, mut rejected) = batch::read(&context.writer, partitions, until).await?;
     let rows = pending.len();
-    rejected.extend(load::load(&context.writer, pending, started + left).await?);
+    rejected.extend(load::load(&context.writer, pending, until).await?);
     let dead = rejected.len();
     let response = dead_letters::send(&context.dead_letters, rejected).await;
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

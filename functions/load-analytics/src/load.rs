@@ -1,17 +1,18 @@
-//! Rows into ClickHouse: one block a batch; where ClickHouse refuses a block, halves of it, down to the rows at fault.
+//! Rows into ClickHouse: one block a batch and table; where ClickHouse refuses a block, halves of it, down to the rows at fault.
 
 use crate::{
     batch::{Pending, Rejected},
     error::LoadError,
 };
-use outflow_analytics::{AnalyticsError, Writer, blocks};
+use outflow_analytics::{AnalyticsError, Table, Writer, blocks};
 use outflow_telemetry::{ErrorKind, chain};
 use std::time::{Duration, Instant};
 
 /// One insert may take this long: far more than a block of 6 MB needs, far less than the views' slack of ten minutes.
 const INSERT_LIMIT: Duration = Duration::from_secs(30);
 
-/// Loads all rows before `until`, in one block unless they touch too many months. Returns those that ClickHouse refuses.
+/// Loads all rows before `until`, in one block a table unless they touch too many months or leave different columns to
+/// their defaults. Returns those that ClickHouse refuses.
 ///
 /// # Errors
 /// Where ClickHouse is away, slow or not set up, or time runs out: then nothing is told of any row, and the whole batch
@@ -30,10 +31,15 @@ pub(crate) async fn load(
                 if left.is_zero() {
                     return Err(LoadError::OutOfTime { rows: rows.len() });
                 }
-                let inserted = writer
-                    .insert_block(rows.iter().map(|pending| &pending.row), left.min(INSERT_LIMIT))
-                    .await;
-                inserted.map(|_rows| ()).map_err(|source| LoadError::Insert { source })
+                let limit = left.min(INSERT_LIMIT);
+                match writer.insert_block(rows.iter().map(|pending| &pending.row), limit).await {
+                    Ok(_rows) => Ok(()),
+                    Err(source) if source.kind() == ErrorKind::Poison => {
+                        unchanged(writer, rows[0].row.table(), limit).await?;
+                        Err(LoadError::Insert { source })
+                    }
+                    Err(source) => Err(LoadError::Insert { source }),
+                }
             }
         })
         .await?;
@@ -49,6 +55,14 @@ pub(crate) async fn load(
         }
     }
     Ok(rejected)
+}
+
+/// A refusal is the rows' fault only as long as they were encoded for the table as it is.
+async fn unchanged(writer: &Writer, table: &Table, limit: Duration) -> Result<(), LoadError> {
+    let name = table.name();
+    let now = writer.table_now(name, limit).await;
+    let now = now.map_err(|source| LoadError::Table { table: name.to_owned(), source })?;
+    if *now == *table { Ok(()) } else { Err(LoadError::TableChanged { table: name.to_owned() }) }
 }
 
 fn clickhouse_code(error: &AnalyticsError) -> String {

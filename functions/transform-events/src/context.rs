@@ -3,8 +3,10 @@
 //!
 //! Must not: decide anything about events.
 
+use crate::aftermath::Reporter;
+use anyhow::Context as _;
 use outflow_broker::Producer;
-use outflow_transform::{Active, Engine, Limits, Registry};
+use outflow_transform::{Active, Engine, Limits, Registry, TrustedKeys};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -15,6 +17,9 @@ struct Config {
     kafka_brokers: String,
     /// `OUTFLOW_TRANSFORM_REGISTRY`: `file:///folder` or `s3://bucket/prefix`.
     transform_registry: String,
+    /// `OUTFLOW_TRANSFORM_TRUSTED_KEYS`: public keys in hex, comma separated. Native code that none of them signed for is
+    /// not loaded.
+    transform_trusted_keys: String,
 }
 
 /// Rows that Kafka didn't confirm by then go back as failures of the batch. Well below the function's timeout.
@@ -24,6 +29,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Context {
     pub(crate) producer: Producer,
     pub(crate) active: Active,
+    pub(crate) reporter: Reporter,
 }
 
 impl Context {
@@ -31,8 +37,12 @@ impl Context {
     pub(crate) fn from_env() -> anyhow::Result<Self> {
         let config: Config = outflow_telemetry::config::from_env()?;
         let producer = Producer::connect(&config.kafka_brokers, DELIVERY_TIMEOUT)?;
-        let registry = Registry::open(&config.transform_registry)?;
+        let trusted: TrustedKeys = config
+            .transform_trusted_keys
+            .parse()
+            .context("OUTFLOW_TRANSFORM_TRUSTED_KEYS: `outflow transform key` prints the one to give here")?;
+        let registry = Registry::open(&config.transform_registry, trusted)?;
         let active = Active::new(Engine::new(Limits::default())?, registry);
-        Ok(Self { producer, active })
+        Ok(Self { producer, active, reporter: Reporter::default() })
     }
 }

@@ -1,22 +1,28 @@
 //! A record that can't be transformed, as it goes to `<topic>.dlq`: unchanged, with the reason beside it.
 
-use outflow_broker::{Record, topics};
+use outflow_broker::{
+    Record,
+    letters::{self, Origin},
+};
 use outflow_kafka_batch as batch;
-use outflow_transform::{Digest, Rejection};
-
-/// Our own headers; those of an earlier round are replaced.
-const PREFIX: &str = "outflow-";
-/// A reason is for people and for grouping; a module could say anything.
-const MAX_TEXT: usize = 1_024;
+use outflow_transform::{Loaded, Rejection};
 
 /// Why a record is put aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reason {
-    /// decode, module, trap or row.
+    /// decode, slot, module, trap or row.
     pub(crate) stage: &'static str,
     /// Short and stable: dead letters are grouped by it.
     pub(crate) code: String,
     pub(crate) message: String,
+}
+
+impl Reason {
+    /// The record was redriven for one transform alone, and that one does not run.
+    pub(crate) fn inactive(slot: &str) -> Self {
+        let message = format!("no module of {slot} is active: activate one, then redrive the record");
+        Self { stage: "slot", code: "not_active".to_owned(), message }
+    }
 }
 
 impl From<Rejection> for Reason {
@@ -25,37 +31,21 @@ impl From<Rejection> for Reason {
     }
 }
 
-/// The dead letter of a record: original key, value and headers, and where and why it failed.
+/// The dead letter of a record whose headers are those that [`Origin::take`] left. `by` rejected it; without, none of the
+/// modules was asked.
 pub(crate) fn record(
-    topic: &str,
-    partition: i32,
+    origin: &Origin<'_>,
     record: &batch::Record,
     reason: &Reason,
-    digest: &Digest,
+    by: Option<&Loaded>,
 ) -> Record {
-    let attempts = record.header("outflow-attempts").and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
-    let mut headers: Vec<_> =
-        record.headers.iter().filter(|(name, _)| !name.starts_with(PREFIX)).cloned().collect();
-    let cut = |text: &str| text[..text.floor_char_boundary(MAX_TEXT)].to_owned();
-    for (name, value) in [
-        ("reason", cut(&reason.message)),
-        ("code", cut(&reason.code)),
-        ("stage", reason.stage.to_owned()),
-        ("transform-digest", digest.to_string()),
-        ("topic", topic.to_owned()),
-        ("partition", partition.to_string()),
-        ("offset", record.offset.to_string()),
-        ("attempts", attempts.saturating_add(1).to_string()),
-    ] {
-        headers.push((format!("{PREFIX}{name}"), value.into_bytes()));
-    }
-    Record {
-        topic: topics::dead_letters(topic),
-        key: record.key.clone(),
-        // A tombstone becomes empty: its code (no_value) tells them apart.
-        payload: record.value.clone().unwrap_or_default(),
-        headers,
-    }
+    let rejection = letters::Rejection {
+        stage: reason.stage,
+        code: &reason.code,
+        reason: &reason.message,
+        by: by.map(|by| (by.slot.as_str(), by.digest().as_str())),
+    };
+    letters::dead_letter(origin, record.key.clone(), record.value.clone(), record.headers.clone(), &rejection)
 }
 
 #[cfg(test)]
@@ -63,42 +53,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dead_letter_is_the_record_with_its_reason() {
+    fn a_redriven_record_that_nobody_can_take_stays_for_its_transform() {
         let header = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
-        let original = batch::Record {
+        let headers = [
+            ("eventType", "OrderCreated"),
+            ("outflow-attempts", "2"),
+            ("outflow-slot", "order_items"),
+            ("outflow-redriven-from", "order.events.dlq/0/5"),
+        ];
+        let mut original = batch::Record {
             offset: 7,
             timestamp_ms: 0,
             key: Some(b"o-1".to_vec()),
-            value: Some(b"\xff{".to_vec()),
-            headers: vec![header("eventType", "OrderCreated"), header("outflow-attempts", "2")],
+            value: None,
+            headers: headers.map(|(name, value)| header(name, value)).to_vec(),
         };
-        let reason = Reason { stage: "decode", code: "not_json".to_owned(), message: "é".repeat(1_000) };
-        let letter = record("order.events", 3, &original, &reason, &Digest::of(b""));
+        let origin = Origin::take("order.events.retry", 3, 7, &mut original.headers);
+
+        let letter = record(&origin, &original, &Reason::inactive("order_items"), None);
 
         assert_eq!((letter.topic.as_str(), &letter.key), ("order.events.dlq", &original.key));
-        assert_eq!(Some(&letter.payload), original.value.as_ref());
+        assert_eq!(letter.payload, None, "a tombstone stays one");
         let headers: Vec<String> = letter
             .headers
             .iter()
-            .map(|(name, value)| {
-                let value = String::from_utf8_lossy(value);
-                if value.len() > 100 {
-                    format!("{name} ({} bytes)", value.len())
-                } else {
-                    format!("{name}={value}")
-                }
-            })
+            .map(|(name, value)| format!("{name}={}", String::from_utf8_lossy(value)))
             .collect();
         expect_test::expect![[r#"
             eventType=OrderCreated
-            outflow-reason (1024 bytes)
-            outflow-code=not_json
-            outflow-stage=decode
-            outflow-transform-digest=e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
+            outflow-reason=no module of order_items is active: activate one, then redrive the record
+            outflow-code=not_active
+            outflow-stage=slot
+            outflow-slot=order_items
             outflow-topic=order.events
             outflow-partition=3
             outflow-offset=7
-            outflow-attempts=3"#]]
+            outflow-attempts=3
+            outflow-redriven-from=order.events.dlq/0/5"#]]
         .assert_eq(&headers.join("\n"));
     }
 }

@@ -3,20 +3,20 @@
 //! Must not: look into the payload. What it means is the module's business.
 
 use crate::dead_letter::Reason;
-use outflow_kafka_batch::{Partition, Record};
+use outflow_broker::letters::Origin;
+use outflow_kafka_batch::Record;
 use outflow_transform::Event;
 use serde::de::IgnoredAny;
 use std::str::FromStr;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-/// The event in a record, or why it holds none.
-pub(crate) fn event(partition: &Partition, record: &Record) -> Result<Event, Reason> {
+/// The event in a record, or why it holds none. Its place is the one that the record had first.
+pub(crate) fn event<'a>(origin: &Origin<'a>, record: &'a Record) -> Result<Event<'a>, Reason> {
     let payload = record.value.as_deref().ok_or_else(|| reason("no_value", "the record has no value"))?;
     serde_json::from_slice::<IgnoredAny>(payload)
         .map_err(|e| reason("not_json", &format!("the value isn't JSON: {e}")))?;
     let key = record.key.as_deref().ok_or_else(|| reason("no_key", "the record has no key"))?;
-    let aggregate_id =
-        std::str::from_utf8(key).map_err(|_| reason("bad_key", "the key isn't UTF-8 text"))?.to_owned();
+    let aggregate_id = std::str::from_utf8(key).map_err(|_| reason("bad_key", "the key isn't UTF-8 text"))?;
     let aggregate_version: u64 = parsed("aggregateVersion", header(record, "aggregateVersion")?)?;
     if aggregate_version == 0 {
         return Err(reason("bad_header", "header aggregateVersion is 0; versions begin at 1"));
@@ -30,18 +30,19 @@ pub(crate) fn event(partition: &Partition, record: &Record) -> Result<Event, Rea
         None => 1,
     };
     Ok(Event {
-        id: header(record, "ce_id")?.to_owned(),
-        event_type: header(record, "eventType")?.to_owned(),
+        id: header(record, "ce_id")?,
+        event_type: header(record, "eventType")?,
         aggregate_id,
         aggregate_version,
         schema_version,
         occurred_at_us,
         relayed_at_us: record.timestamp_ms.saturating_mul(1_000),
-        topic: partition.topic.clone(),
-        partition: partition.partition,
-        offset: record.offset,
-        headers: record.headers.clone(),
-        payload: payload.to_vec(),
+        topic: origin.topic,
+        partition: origin.partition,
+        offset: origin.offset,
+        headers: &record.headers,
+        payload,
+        is_canary: record.header("outflowCanary") == Some("1"),
     })
 }
 
@@ -63,10 +64,6 @@ fn reason(code: &str, message: &str) -> Reason {
 mod tests {
     use super::*;
 
-    fn partition(record: Record) -> Partition {
-        Partition { topic: "order.events".to_owned(), partition: 3, records: vec![record] }
-    }
-
     fn good() -> Record {
         let header = |(name, value): (&str, &str)| (name.to_owned(), value.as_bytes().to_vec());
         Record {
@@ -85,11 +82,14 @@ mod tests {
         }
     }
 
+    fn decode(record: &Record) -> Result<Event<'_>, Reason> {
+        event(&Origin::take("order.events", 3, record.offset, &mut Vec::new()), record)
+    }
+
     fn code(change: impl FnOnce(&mut Record)) -> String {
         let mut record = good();
         change(&mut record);
-        let partition = partition(record);
-        match event(&partition, &partition.records[0]) {
+        match decode(&record) {
             Ok(_) => "good".to_owned(),
             Err(reason) => reason.code,
         }
@@ -102,14 +102,15 @@ mod tests {
 
     #[test]
     fn a_good_record_becomes_its_event() {
-        let partition = partition(good());
-        let event = event(&partition, &partition.records[0]).expect("it is good");
+        let record = good();
+        let event = decode(&record).expect("it is good");
         assert_eq!((event.aggregate_version, event.schema_version), (2, 1));
         assert_eq!(
             (event.occurred_at_us, event.relayed_at_us),
             (1_767_323_045_678_000, 1_767_323_046_000_000)
         );
-        assert_eq!((event.partition, event.offset), (3, 42));
+        assert_eq!((event.topic, event.partition, event.offset), ("order.events", 3, 42));
+        assert!(!event.is_canary);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One batch: run the active transform, produce its rows and dead letters, say from where to read again.
+//! One batch: run the active transforms, produce its rows and dead letters, say from where to read again.
 
 use crate::{
     context::Context,
@@ -8,7 +8,6 @@ use crate::{
 use lambda_runtime::LambdaEvent;
 use outflow_kafka_batch::{BatchResponse, KafkaEvent, partitions};
 use outflow_telemetry::chain;
-use outflow_transform::Stamp;
 use std::time::Instant;
 use time::OffsetDateTime;
 
@@ -21,22 +20,23 @@ pub(crate) async fn handle(
     let started = Instant::now();
     let partitions = partitions(event.payload)?;
     let loaded = context.active.refresh(started).await?;
-    let stamp = Stamp { generation: loaded.generation, transformed_at_us: now_us() };
-    let digest = loaded.digest().short().to_owned();
+    let transformed_at_us = now_us();
+    let running = loaded.clone();
     let works: Vec<Work> = tokio::task::spawn_blocking(move || {
-        partitions.into_iter().map(|partition| work(partition, &loaded, stamp)).collect()
+        partitions.into_iter().map(|partition| work(partition, &running, transformed_at_us)).collect()
     })
     .await?;
     let ran = started.elapsed();
     let response = produce(context, &works).await;
+    context.reporter.after_batch(&context.active, &loaded).await;
     let sum = |count: fn(&Work) -> usize| works.iter().map(count).sum::<usize>();
+    let digests: Vec<&str> = loaded.iter().map(|loaded| loaded.digest().short()).collect();
     tracing::info!(
         records = sum(|work| work.partition.records.len()),
         produced = sum(|work| work.produce.len()),
         skipped = sum(|work| work.skipped),
         rejected = sum(|work| work.rejected),
-        digest,
-        generation = stamp.generation.get(),
+        digests = digests.join(" "),
         complete = response.is_complete(),
         run_us = ran.as_micros(),
         total_us = started.elapsed().as_micros(),

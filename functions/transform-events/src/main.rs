@@ -1,5 +1,6 @@
 //! Lambda entry point of the transform: tracing, context, run. Nothing else lives here.
 
+mod aftermath;
 mod context;
 mod dead_letter;
 mod envelope;

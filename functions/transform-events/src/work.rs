@@ -5,9 +5,10 @@ use crate::{
     dead_letter::{self, Reason},
     envelope,
 };
-use outflow_broker::Record;
+use outflow_broker::{self as broker, letters::Origin, topics};
 use outflow_kafka_batch::Partition;
-use outflow_transform::{Loaded, Outcome, Stamp};
+use outflow_transform::{Event, Loaded, Outcome, Row, Stamp};
+use std::{sync::Arc, time::Instant};
 
 /// What is to be produced for one partition.
 #[derive(Debug)]
@@ -25,76 +26,120 @@ pub(crate) struct Work {
 pub(crate) struct Produce {
     /// Index of the record of the partition that this comes from.
     pub(crate) of: usize,
-    pub(crate) record: Record,
+    pub(crate) record: broker::Record,
 }
 
-/// Runs the module over a partition. Blocks for as long as the module takes, within its limits.
-pub(crate) fn work(partition: Partition, loaded: &Loaded, stamp: Stamp) -> Work {
-    let mut events = Vec::with_capacity(partition.records.len());
-    let mut faults: Vec<Option<Reason>> = Vec::with_capacity(partition.records.len());
-    for record in &partition.records {
-        match envelope::event(&partition, record) {
-            Ok(event) => {
-                events.push(event);
-                faults.push(None);
+/// Runs the modules over a partition. Blocks for as long as they take, within their limits.
+///
+/// A record is put aside once for each module that rejects it, and once alone where it can't even be read. What was
+/// redriven is a record of its source topic, and where a module rejected it, it is for that one's slot alone.
+pub(crate) fn work(mut partition: Partition, loaded: &[Arc<Loaded>], transformed_at_us: i64) -> Work {
+    let (topic, number) = (partition.topic.as_str(), partition.partition);
+    let origins: Vec<Origin<'_>> = partition
+        .records
+        .iter_mut()
+        .map(|record| Origin::take(topic, number, record.offset, &mut record.headers))
+        .collect();
+    let mut made = Made::new(&origins, &partition);
+    let decoded: Vec<Result<Event<'_>, Reason>> = origins
+        .iter()
+        .zip(&partition.records)
+        .map(|(origin, record)| {
+            let event = envelope::event(origin, record)?;
+            let is_active = |slot: &String| loaded.iter().any(|loaded| loaded.slot.as_str() == slot);
+            match origin.slot.as_ref().filter(|slot| !is_active(slot)) {
+                Some(slot) => Err(Reason::inactive(slot)),
+                None => Ok(event),
             }
-            Err(reason) => faults.push(Some(reason)),
+        })
+        .collect();
+    let events: Vec<(usize, Event<'_>)> =
+        decoded.iter().enumerate().filter_map(|(of, event)| Some((of, *event.as_ref().ok()?))).collect();
+    for (of, reason) in decoded.iter().enumerate().filter_map(|(of, event)| Some((of, event.as_ref().err()?)))
+    {
+        made.put_aside(of, reason, None);
+    }
+    for loaded in loaded {
+        let is_for = |of: usize| origins[of].slot.as_deref().is_none_or(|slot| slot == loaded.slot.as_str());
+        let its: Vec<&(usize, Event<'_>)> = events.iter().filter(|(of, _)| is_for(*of)).collect();
+        let batch: Vec<Event<'_>> = its.iter().map(|(_, event)| *event).collect();
+        let (stamp, began_at) = (Stamp { generation: loaded.generation, transformed_at_us }, Instant::now());
+        let ran = loaded.module.run(&batch, stamp);
+        // What somebody sends back had been rejected: it would speak against a module that is better than the one before.
+        if !topics::is_retries(&partition.topic) {
+            loaded.count(&ran, batch.iter().map(|event| loaded.module.wants(event)), began_at.elapsed());
+        }
+        if let Some(unfinished) = &ran.unfinished {
+            let of = its[unfinished.from].0;
+            tracing::error!(
+                topic = partition.topic,
+                partition = partition.partition,
+                offset = partition.records[of].offset,
+                slot = %loaded.slot,
+                reason = unfinished.reason,
+                "transform did not finish, the partition comes again from here"
+            );
+            made.undecided_from = Some(made.undecided_from.map_or(of, |before| before.min(of)));
+        }
+        for ((of, _), outcome) in its.iter().zip(ran.outcomes) {
+            match outcome {
+                Outcome::Rows(rows) => made.rows(*of, rows),
+                Outcome::Skip => {}
+                Outcome::Reject(rejection) => made.put_aside(*of, &rejection.into(), Some(loaded)),
+            }
         }
     }
-    let ran = loaded.module.run(&events, stamp);
-    if let Some(unfinished) = &ran.unfinished {
-        tracing::error!(
-            topic = partition.topic,
-            partition = partition.partition,
-            offset = events[unfinished.from].offset,
-            reason = unfinished.reason,
-            "transform did not finish, the partition comes again from here"
+    let Made { mut produce, undecided_from, rejected, .. } = made;
+    // What comes again is not put aside, and not sent, twice.
+    produce.retain(|produce| undecided_from.is_none_or(|from| produce.of < from));
+    produce.sort_by_key(|produce| produce.of);
+    let decided = undecided_from.unwrap_or(partition.records.len());
+    let mut with_something: Vec<usize> = produce.iter().map(|produce| produce.of).collect();
+    with_something.dedup();
+    let skipped = decided - with_something.len();
+    drop((events, decoded, origins));
+    Work { partition, produce, undecided_from, skipped, rejected }
+}
+
+/// What came of a partition, in the order of the modules.
+struct Made<'a> {
+    origins: &'a [Origin<'a>],
+    partition: &'a Partition,
+    produce: Vec<Produce>,
+    undecided_from: Option<usize>,
+    rejected: usize,
+}
+
+impl<'a> Made<'a> {
+    fn new(origins: &'a [Origin<'a>], partition: &'a Partition) -> Self {
+        Self { origins, partition, produce: Vec::new(), undecided_from: None, rejected: 0 }
+    }
+
+    fn rows(&mut self, of: usize, rows: Vec<Row>) {
+        let key = &self.partition.records[of].key;
+        self.produce.extend(rows.into_iter().map(|row| {
+            let (topic, payload) = (row.table.to_string(), Some(row.json));
+            let record = broker::Record { topic, key: key.clone(), payload, headers: Vec::new() };
+            Produce { of, record }
+        }));
+    }
+
+    fn put_aside(&mut self, of: usize, reason: &Reason, by: Option<&Loaded>) {
+        self.rejected += 1;
+        let record = &self.partition.records[of];
+        tracing::warn!(
+            topic = self.partition.topic,
+            partition = self.partition.partition,
+            offset = record.offset,
+            slot = by.map(|by| by.slot.as_str()),
+            stage = reason.stage,
+            code = reason.code,
+            reason = reason.message,
+            "record put aside"
         );
+        let letter = dead_letter::record(&self.origins[of], record, reason, by);
+        self.produce.push(Produce { of, record: letter });
     }
-    let mut outcomes = ran.outcomes.into_iter();
-    let mut work = Work { produce: Vec::new(), undecided_from: None, skipped: 0, rejected: 0, partition };
-    for (of, fault) in faults.into_iter().enumerate() {
-        let outcome = match fault {
-            Some(reason) => Err(reason),
-            None => match outcomes.next() {
-                Some(Outcome::Rows(rows)) => Ok(rows),
-                Some(Outcome::Skip) => {
-                    work.skipped += 1;
-                    continue;
-                }
-                Some(Outcome::Reject(rejection)) => Err(rejection.into()),
-                None => {
-                    work.undecided_from = Some(of);
-                    break;
-                }
-            },
-        };
-        let Partition { topic, partition, records } = &work.partition;
-        match outcome {
-            Ok(rows) => work.produce.extend(rows.into_iter().map(|row| {
-                let (key, headers) = (records[of].key.clone(), Vec::new());
-                Produce {
-                    of,
-                    record: Record { topic: row.table.to_string(), key, payload: row.json, headers },
-                }
-            })),
-            Err(reason) => {
-                work.rejected += 1;
-                tracing::warn!(
-                    topic,
-                    partition,
-                    offset = records[of].offset,
-                    stage = reason.stage,
-                    code = reason.code,
-                    reason = reason.message,
-                    "record put aside"
-                );
-                let record = dead_letter::record(topic, *partition, &records[of], &reason, loaded.digest());
-                work.produce.push(Produce { of, record });
-            }
-        }
-    }
-    work
 }
 
 /// The offset from which a partition comes again: of its first record that wasn't decided, or of which not

@@ -1,6 +1,7 @@
 //! What can go wrong between us and ClickHouse, and what the caller should do about it.
 
 use clickhouse::error::Error as ClickHouseError;
+use outflow_columns::UnsupportedType;
 use outflow_telemetry::ErrorKind;
 use std::time::Duration;
 
@@ -10,6 +11,12 @@ pub enum AnalyticsError {
     DatabaseName { name: String },
     #[error("time zone {zone:?} is unknown to clickhouse: use an IANA name such as Asia/Seoul")]
     TimeZone { zone: String },
+    #[error("clickhouse has no table {table}: run `outflow init`, or create it")]
+    NoTable { table: String },
+    #[error("no row can fill {table}.{column}")]
+    ColumnType { table: String, column: String, source: UnsupportedType },
+    #[error("rows of several tables or columns stand in one block: cut them by `blocks`")]
+    MixedBlock,
     #[error("a block of {rows} rows was not inserted into {table}")]
     Insert { table: String, rows: usize, source: ClickHouseError },
     #[error("clickhouse did not finish within {} ms to {operation}", limit.as_millis())]
@@ -37,6 +44,9 @@ impl AnalyticsError {
             Self::Timeout { .. } => ErrorKind::Retriable,
             Self::DatabaseName { .. }
             | Self::TimeZone { .. }
+            | Self::NoTable { .. }
+            | Self::ColumnType { .. }
+            | Self::MixedBlock
             | Self::MigrationChanged { .. }
             | Self::NotInitialized { .. } => ErrorKind::Bug,
         }

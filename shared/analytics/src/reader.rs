@@ -34,6 +34,8 @@ pub struct Column {
     pub name: String,
     #[serde(rename = "type")]
     pub data_type: String,
+    /// `DEFAULT`, `MATERIALIZED` or another kind; empty where a row must bring a value.
+    pub default_kind: String,
 }
 
 /// An order as it counts in ClickHouse.
@@ -134,7 +136,7 @@ impl Reader {
     /// # Errors
     /// Whatever ClickHouse answers.
     pub async fn columns(&self, table: &str) -> Result<Vec<Column>, AnalyticsError> {
-        const COLUMNS: &str = "SELECT name, type FROM system.columns \
+        const COLUMNS: &str = "SELECT name, type, default_kind FROM system.columns \
                                WHERE database = currentDatabase() AND table = ? ORDER BY position";
         self.client
             .0
@@ -145,7 +147,8 @@ impl Reader {
             .map_err(query_error("read a table's columns"))
     }
 
-    /// Every order of the range as it counts, ascending by id (as text: the order in which MySQL walks its key).
+    /// Every order of the range as it counts, ascending by id (as text: the order in which MySQL walks its key). Canaries
+    /// count nowhere.
     ///
     /// # Errors
     /// Whatever ClickHouse answers.
@@ -153,7 +156,7 @@ impl Reader {
         // ClickHouse compares UUIDs from their second half on, hence the text.
         const ORDERS: &str = "SELECT order_id, order_date, status, total_amount, version \
              FROM orders_analytics FINAL \
-             WHERE order_date >= fromUnixTimestamp64Milli(?, 'UTC') AND order_date < fromUnixTimestamp64Milli(?, 'UTC') \
+             WHERE is_canary = 0 AND order_date >= fromUnixTimestamp64Milli(?, 'UTC') AND order_date < fromUnixTimestamp64Milli(?, 'UTC') \
              ORDER BY toString(order_id)";
         let query = self.client.0.query(ORDERS).bind(range.from.millis()).bind(range.to.millis());
         query.fetch().map(|cursor| OrderCursor(CursorDebug(cursor))).map_err(query_error("read the orders"))
@@ -169,7 +172,7 @@ impl Reader {
             Source::Table => format!(
                 "SELECT toStartOfHour(order_date, '{zone}') AS hour, status, count() AS orders, \
                  sum(total_amount) AS revenue FROM orders_analytics FINAL \
-                 WHERE order_date >= toDateTime(?, 'UTC') AND order_date < toDateTime(?, 'UTC') \
+                 WHERE is_canary = 0 AND order_date >= toDateTime(?, 'UTC') AND order_date < toDateTime(?, 'UTC') \
                  GROUP BY hour, status ORDER BY hour, status"
             ),
             Source::Served => "SELECT order_hour AS hour, status, order_count AS orders, revenue \

@@ -1,56 +1,31 @@
-//! The row of `orders_analytics`, as it travels in Kafka (JSON) and as it goes into ClickHouse (RowBinary).
+//! A row as it travels in Kafka (a JSON object, the columns its fields) into what ClickHouse takes (RowBinary).
 //!
-//! One struct for both, so that a column cannot be in one and not in the other.
+//! One row's fault is told here, by its field, so that it costs nobody else a block.
 
-use crate::values::{Amount, Timestamp};
-use clickhouse::Row;
-use serde::{Deserialize, Serialize};
-use std::ops::Range;
-use uuid::Uuid;
+use crate::{
+    cells::{CellError, CellSeed, put_length, put_string, shown},
+    table::Table,
+    values::month,
+};
+use outflow_columns::Kind;
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use std::{fmt, ops::Range, sync::Arc};
 
-/// Readers of JSON keep 64-bit numbers exact below this, and ClickHouse holds the column to it.
-const VERSION_LIMIT: u64 = 1 << 63;
-/// The table's constraint `order_date_in_range`, in milliseconds: from the year 2000 up to 2100.
-const ORDER_DATES: Range<i64> = 946_684_800_000..4_102_444_800_000;
-
-/// A full snapshot of an order at one version. Every field is a column, and every one must be in the JSON.
-#[derive(Clone, Debug, PartialEq, Eq, Row, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OrdersAnalyticsRow {
-    #[serde(with = "clickhouse::serde::uuid")]
-    pub order_id: Uuid,
-    /// When the order was created. It never changes: it is where the order's versions meet.
-    pub order_date: Timestamp,
-    pub user_id: String,
-    pub status: String,
-    pub total_amount: Amount,
-    /// Lines.
-    pub item_count: u32,
-    /// Pieces, over all lines.
-    pub quantity: u32,
-    pub order_band: String,
-    /// Aggregate version << 24 | generation: the highest wins.
-    pub version: u64,
-    /// 1 is a tombstone.
-    pub is_deleted: u8,
-    #[serde(with = "clickhouse::serde::uuid")]
-    pub event_id: Uuid,
-    /// sha256 of the module that made the row, hex.
-    pub transform_digest: String,
-    pub occurred_at: Timestamp,
-    pub relayed_at: Timestamp,
-    pub transformed_at: Timestamp,
-}
-
-/// Why a record's value is no row. What is wrong stays wrong however often it is tried.
+/// Why a record's value is no row of its table.
 #[derive(Debug, thiserror::Error)]
 pub enum RowError {
     #[error("the record has no value")]
     Empty,
-    #[error("not a row of orders_analytics, at {path}")]
-    Json { path: String, source: serde_json::Error },
-    #[error("{field} is {value}, which orders_analytics cannot hold: {limit}")]
-    Range { field: &'static str, value: String, limit: &'static str },
+    #[error("not a row of {table}, at {field}")]
+    Json { table: String, field: String, source: serde_json::Error },
+    #[error("{table}.{column} is in the row twice")]
+    Twice { table: String, column: String },
+    #[error("{table}.{column} is not for a row to fill: {reason}")]
+    Unknown { table: String, column: String, reason: &'static str },
+    #[error("{table}.{column} is missing, and the table has no default for it")]
+    Missing { table: String, column: String },
+    #[error("{table}.{column} does not fit")]
+    Cell { table: String, column: String, source: CellError },
 }
 
 impl RowError {
@@ -58,172 +33,225 @@ impl RowError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
-            Self::Json { .. } => "row_json",
-            Self::Range { .. } => "row_range",
+            Self::Json { .. } | Self::Twice { .. } => "row_json",
+            Self::Unknown { .. } => "unknown_column",
+            Self::Missing { .. } => "missing_column",
+            Self::Cell { source, .. } => source.code(),
         }
+    }
+
+    /// Another table of the same name might take the row: its columns may have changed since they were read.
+    pub fn is_by_the_table(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Missing { .. } | Self::Cell { .. })
     }
 }
 
-impl OrdersAnalyticsRow {
-    /// Reads a Kafka record's value.
+/// Which of a table's columns a row's bytes hold. Rows of one layout can stand in one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) table: Arc<Table>,
+    /// Columns that are left to their defaults, ascending; almost always none.
+    left_out: Vec<usize>,
+}
+
+impl Layout {
+    /// Names and types of the columns, in the order of the cells.
+    pub(crate) fn columns(&self) -> impl Iterator<Item = &crate::table::Column> {
+        let columns = self.table.columns.iter().enumerate();
+        columns.filter(|(at, _)| self.left_out.binary_search(at).is_err()).map(|(_, column)| column)
+    }
+
+    /// What stands before the rows in `RowBinaryWithNamesAndTypes`: ClickHouse holds it against the table, so that
+    /// cells of a table that has changed since can't be taken for something else.
+    pub(crate) fn header(&self) -> Vec<u8> {
+        let mut header = Vec::new();
+        put_length(self.columns().count(), &mut header);
+        self.columns().for_each(|column| put_string(&column.name, &mut header));
+        self.columns().for_each(|column| put_string(&column.column_type.to_string(), &mut header));
+        header
+    }
+}
+
+/// A row that fits its table, as bytes.
+#[derive(Clone, Debug)]
+pub struct EncodedRow {
+    pub(crate) layout: Arc<Layout>,
+    /// Equal for two rows of a table exactly where their partition is; 0 where the table's partitions aren't months.
+    pub(crate) month: i32,
+    pub(crate) bytes: Box<[u8]>,
+}
+
+impl EncodedRow {
+    /// The table as it was when the row was encoded.
+    pub fn table(&self) -> &Table {
+        &self.layout.table
+    }
+}
+
+/// Encodes rows of one table. It remembers in which order the last row's fields came: those of a module always come
+/// in the same.
+#[derive(Debug)]
+pub struct RowEncoder {
+    table: Arc<Table>,
+    /// The cells of the row at hand, in the order of its fields, and where each column's are.
+    cells: Vec<u8>,
+    places: Vec<Option<Range<usize>>>,
+    /// Columns in the order of the last row's fields.
+    order: Vec<usize>,
+    /// Those met so far. Rows that share one are found alike by their pointer.
+    layouts: Vec<Arc<Layout>>,
+}
+
+impl RowEncoder {
+    pub fn new(table: Arc<Table>) -> Self {
+        let places = vec![None; table.columns.len()];
+        Self { table, cells: Vec::new(), places, order: Vec::new(), layouts: Vec::new() }
+    }
+
+    /// Reads a record's value.
     ///
     /// # Errors
     /// Names the field that is missing, unknown, of another type or outside its range.
-    pub fn from_json(value: &[u8]) -> Result<Self, RowError> {
+    pub fn encode(&mut self, value: &[u8]) -> Result<EncodedRow, RowError> {
         if value.is_empty() {
             return Err(RowError::Empty);
         }
+        self.cells.clear();
+        self.places.fill(None);
+        let (mut failure, mut last) = (None, None);
         let mut json = serde_json::Deserializer::from_slice(value);
-        let row: Self = serde_path_to_error::deserialize(&mut json)
-            .map_err(|error| RowError::Json { path: error.path().to_string(), source: error.into_inner() })?;
-        json.end().map_err(|source| RowError::Json { path: "the end".to_owned(), source })?;
-        row.check_ranges()?;
-        Ok(row)
+        let fields = Fields { encoder: self, failure: &mut failure, last: &mut last };
+        let read = json.deserialize_map(fields).and_then(|()| json.end());
+        match (failure, read) {
+            (Some(failure), _) => Err(failure),
+            (None, Ok(())) => self.assemble(),
+            (None, Err(source)) => {
+                let field = last.map_or("the beginning", |at: usize| self.table.columns[at].name.as_str());
+                Err(RowError::Json { table: self.table.name.clone(), field: field.to_owned(), source })
+            }
+        }
     }
 
-    /// What the types let through and the table's constraints do not: caught here, one row costs nobody else a block.
-    fn check_ranges(&self) -> Result<(), RowError> {
-        let error =
-            |field, value: &dyn ToString, limit| RowError::Range { field, value: value.to_string(), limit };
-        if !ORDER_DATES.contains(&self.order_date.millis()) {
-            return Err(error("order_date", &self.order_date, "from 2000 up to 2100"));
+    /// The cells in the table's order.
+    fn assemble(&mut self) -> Result<EncodedRow, RowError> {
+        let mut bytes = Vec::with_capacity(self.cells.len());
+        let mut left_out = Vec::new();
+        for (at, (place, column)) in self.places.iter().zip(&self.table.columns).enumerate() {
+            match place {
+                Some(place) => bytes.extend_from_slice(&self.cells[place.clone()]),
+                None if column.has_default => left_out.push(at),
+                None => {
+                    let (table, column) = (self.table.name.clone(), column.name.clone());
+                    return Err(RowError::Missing { table, column });
+                }
+            }
         }
-        if self.version >= VERSION_LIMIT {
-            return Err(error("version", &self.version, "below 2^63"));
-        }
-        if self.is_deleted > 1 {
-            return Err(error("is_deleted", &self.is_deleted, "0 or 1"));
+        let layout = self.layouts.iter().find(|layout| layout.left_out == left_out);
+        let layout = layout.cloned().unwrap_or_else(|| {
+            let layout = Arc::new(Layout { table: Arc::clone(&self.table), left_out });
+            self.layouts.push(Arc::clone(&layout));
+            layout
+        });
+        Ok(EncodedRow { layout, month: self.month(), bytes: bytes.into() })
+    }
+
+    fn month(&self) -> i32 {
+        let Some(at) = self.table.month_of else { return 0 };
+        let Kind::DateTime64(digits) = self.table.columns[at].column_type.kind() else { return 0 };
+        let cell = self.places[at].clone().and_then(|place| self.cells[place].try_into().ok());
+        // Where it is left to its default, all rows of the layout are in one month.
+        cell.map_or(0, |ticks| month(i64::from_le_bytes(ticks).div_euclid(10_i64.pow(digits))))
+    }
+}
+
+/// A row's fields, as JSON gives them.
+struct Fields<'a> {
+    encoder: &'a mut RowEncoder,
+    failure: &'a mut Option<RowError>,
+    /// The column of the last field that was begun.
+    last: &'a mut Option<usize>,
+}
+
+impl<'de> Visitor<'de> for Fields<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of columns")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let RowEncoder { table, cells, places, order, .. } = self.encoder;
+        let mut field = 0;
+        while let Some(at) =
+            map.next_key_seed(FieldName { table, guess: order.get(field).copied(), failure: self.failure })?
+        {
+            *self.last = Some(at);
+            let column = &table.columns[at];
+            if places[at].is_some() {
+                let (table, column) = (table.name.clone(), column.name.clone());
+                return fail(self.failure, RowError::Twice { table, column });
+            }
+            let (begin, mut failure) = (cells.len(), None);
+            let gives_month = table.month_of == Some(at);
+            let cell =
+                map.next_value_seed(CellSeed { column, gives_month, out: cells, failure: &mut failure });
+            if let Some(source) = failure {
+                let (table, column) = (table.name.clone(), column.name.clone());
+                return fail(self.failure, RowError::Cell { table, column, source });
+            }
+            cell?;
+            places[at] = Some(begin..cells.len());
+            match order.get_mut(field) {
+                Some(guess) => *guess = at,
+                None => order.push(at),
+            }
+            field += 1;
         }
         Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use expect_test::{Expect, expect};
-    use outflow_telemetry::chain;
-    use serde_json::{Value, json};
+/// The column that a field's name stands for.
+struct FieldName<'a> {
+    table: &'a Table,
+    guess: Option<usize>,
+    failure: &'a mut Option<RowError>,
+}
 
-    fn example() -> Value {
-        json!({
-            "order_id": "01932d1e-7b1c-7a10-8c44-6f0d9a3b2c01", "order_date": "2026-11-23 07:11:32.123",
-            "user_id": "u-1", "status": "PENDING", "total_amount": "59.97", "item_count": 2, "quantity": 5,
-            "order_band": "all", "version": 16777217u64, "is_deleted": 0,
-            "event_id": "01932d1e-7b1c-7a10-8c44-6f0d9a3b2c02", "transform_digest": "ab12",
-            "occurred_at": "2026-11-23 07:11:32.123", "relayed_at": "2026-11-23 07:11:35.001",
-            "transformed_at": "2026-11-23 07:11:35.040"
-        })
-    }
+impl<'de> DeserializeSeed<'de> for FieldName<'_> {
+    type Value = usize;
 
-    fn check(change: impl FnOnce(&mut Value), expected: Expect) {
-        let mut value = example();
-        change(&mut value);
-        let error =
-            OrdersAnalyticsRow::from_json(value.to_string().as_bytes()).expect_err("the row is wrong");
-        expected.assert_eq(&chain(&error));
-    }
-
-    #[test]
-    fn a_row_survives_json_unchanged() {
-        let row = OrdersAnalyticsRow::from_json(example().to_string().as_bytes()).expect("the example fits");
-
-        assert_eq!(row.total_amount.cents(), 5997);
-        assert_eq!(serde_json::to_value(&row).expect("it is plain data"), example());
-    }
-
-    #[test]
-    fn a_missing_field_is_named() {
-        check(
-            |row| drop(row.as_object_mut().expect("an object").remove("total_amount")),
-            expect!["not a row of orders_analytics, at .: missing field `total_amount` at line 1 column 404"],
-        );
-    }
-
-    #[test]
-    fn an_unknown_field_is_named() {
-        check(
-            |row| row["colour"] = json!("red"),
-            expect![
-                "not a row of orders_analytics, at colour: unknown field `colour`, expected one of `order_id`, `order_date`, `user_id`, `status`, `total_amount`, `item_count`, `quantity`, `order_band`, `version`, `is_deleted`, `event_id`, `transform_digest`, `occurred_at`, `relayed_at`, `transformed_at` at line 1 column 9"
-            ],
-        );
-    }
-
-    #[test]
-    fn money_as_a_number_is_refused() {
-        check(
-            |row| row["total_amount"] = json!(59.97),
-            expect![
-                "not a row of orders_analytics, at total_amount: invalid type: floating point `59.97`, expected a string at line 1 column 320"
-            ],
-        );
-    }
-
-    #[test]
-    fn a_value_of_another_type_is_named_by_its_field() {
-        check(
-            |row| row["quantity"] = json!("5"),
-            expect![[
-                r#"not a row of orders_analytics, at quantity: invalid type: string "5", expected u32 at line 1 column 243"#
-            ]],
-        );
-        check(
-            |row| row["item_count"] = json!(4_294_967_296u64),
-            expect![
-                "not a row of orders_analytics, at item_count: invalid value: integer `4294967296`, expected u32 at line 1 column 89"
-            ],
-        );
-        check(
-            |row| row["order_id"] = json!("not-a-uuid"),
-            expect![
-                "not a row of orders_analytics, at order_id: invalid character: found `n` at 0 at line 1 column 202"
-            ],
-        );
-        check(
-            |row| row["occurred_at"] = json!(1_767_323_045_678u64),
-            expect![
-                "not a row of orders_analytics, at occurred_at: invalid type: integer `1767323045678`, expected a string at line 1 column 108"
-            ],
-        );
-        check(
-            |row| row["total_amount"] = json!("1.005"),
-            expect![[
-                r#"not a row of orders_analytics, at total_amount: "1.005" is not an amount: write digits, a point and at most two decimals, below 10^16 at line 1 column 322"#
-            ]],
-        );
-    }
-
-    #[test]
-    fn a_value_that_the_table_cannot_hold_is_refused() {
-        check(
-            |row| row["version"] = json!(u64::MAX),
-            expect!["version is 18446744073709551615, which orders_analytics cannot hold: below 2^63"],
-        );
-        check(
-            |row| row["is_deleted"] = json!(2),
-            expect!["is_deleted is 2, which orders_analytics cannot hold: 0 or 1"],
-        );
-        check(
-            |row| row["order_date"] = json!("1999-12-31 23:59:59.999"),
-            expect![
-                "order_date is 1999-12-31 23:59:59.999, which orders_analytics cannot hold: from 2000 up to 2100"
-            ],
-        );
-    }
-
-    #[test]
-    fn what_is_not_one_json_object_is_refused() {
-        for text in ["", "[]", "null", "{}", "{", "not json"] {
-            assert!(OrdersAnalyticsRow::from_json(text.as_bytes()).is_err(), "{text}");
-        }
-        let twice = format!("{0}{0}", example());
-        assert!(OrdersAnalyticsRow::from_json(twice.as_bytes()).is_err());
-    }
-
-    #[test]
-    fn the_range_of_order_dates_is_the_one_the_table_holds() {
-        let at = |text: &str| text.parse::<Timestamp>().expect(text).millis();
-        assert_eq!(ORDER_DATES, at("2000-01-01 00:00:00.000")..at("2100-01-01 00:00:00.000"));
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
+        deserializer.deserialize_str(self)
     }
 }
+
+impl Visitor<'_> for FieldName<'_> {
+    type Value = usize;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a column's name")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<usize, E> {
+        if let Some(at) = self.guess
+            && self.table.columns[at].name == name
+        {
+            return Ok(at);
+        }
+        if let Some(at) = self.table.find(name) {
+            return Ok(at);
+        }
+        let (table, reason) = (self.table.name.clone(), self.table.refusal(name));
+        fail(self.failure, RowError::Unknown { table, column: shown(name), reason })
+    }
+}
+
+/// JSON's reader stops; what it says of it is of no interest.
+fn fail<T, E: de::Error>(failure: &mut Option<RowError>, error: RowError) -> Result<T, E> {
+    *failure = Some(error);
+    Err(E::custom("no row of the table"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,12 @@
 //! Migrations of ClickHouse: the files of `clickhouse/`, embedded, applied in order, recorded, safe to run again.
 
 use crate::{config::Config, error::AnalyticsError, sql};
-use clickhouse::{Client, Row};
+use clickhouse::{Client, Row, sql::Identifier};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// In order. A file once released never changes; a change is a new file.
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration { name: "0001_database", text: include_str!("../../../clickhouse/0001_database.sql") },
     Migration {
         name: "0002_orders_analytics",
@@ -17,6 +17,18 @@ const MIGRATIONS: [Migration; 4] = [
         text: include_str!("../../../clickhouse/0003_sales_history.sql"),
     },
     Migration { name: "0004_sales_views", text: include_str!("../../../clickhouse/0004_sales_views.sql") },
+    Migration {
+        name: "0005_order_items_analytics",
+        text: include_str!("../../../clickhouse/0005_order_items_analytics.sql"),
+    },
+    Migration {
+        name: "0006_inventory_analytics",
+        text: include_str!("../../../clickhouse/0006_inventory_analytics.sql"),
+    },
+    Migration {
+        name: "0007_canary_orders",
+        text: include_str!("../../../clickhouse/0007_canary_orders.sql"),
+    },
 ];
 /// The shop's, where nothing was ever said.
 const DEFAULT_TIME_ZONE: &str = "UTC";
@@ -34,7 +46,8 @@ impl Migration {
         hex::encode(Sha256::digest(self.text))
     }
 
-    /// Such a file only replaces views, and is applied again when the zone changes.
+    /// Such a file only replaces views, and is applied again when the zone changes. So are all behind it: they may have
+    /// replaced one of those views in their turn.
     fn depends_on_time_zone(&self) -> bool {
         self.text.contains("'${time_zone}'")
     }
@@ -87,6 +100,22 @@ impl Schema {
         })
     }
 
+    /// Adds a column that rows need not bring: those that are there, and those of modules that don't know it, have the
+    /// type's default. Safe to repeat; never changes a column that is there.
+    ///
+    /// # Errors
+    /// Whatever ClickHouse answers, such as to a type that it doesn't know.
+    pub async fn add_column(&self, table: &str, column: &str, data_type: &str) -> Result<(), AnalyticsError> {
+        // The type's own default, told explicitly: a loader sees by it that the column may be missing.
+        let text = format!(
+            "ALTER TABLE ?.? ADD COLUMN IF NOT EXISTS ? {data_type} DEFAULT defaultValueOfTypeName(?)"
+        );
+        let [database, table, column] = [self.database.as_str(), table, column].map(Identifier);
+        let query = self.client.0.query(&text).bind(database).bind(table).bind(column).bind(data_type);
+        let added = query.execute().await;
+        added.map_err(|source| AnalyticsError::Query { operation: "add a column", source })
+    }
+
     /// Brings the database up to date. `time_zone` is the shop's IANA zone; None keeps the one in use (UTC at first).
     /// Safe to repeat, also after a run that was cut: each statement does nothing where its work is done.
     ///
@@ -101,6 +130,7 @@ impl Schema {
         let in_use = recorded.iter().map(|r| r.time_zone.as_str()).find(|zone| !zone.is_empty());
         let time_zone = time_zone.or(in_use).unwrap_or(DEFAULT_TIME_ZONE).to_owned();
         let mut applied = Applied { ran: Vec::new(), already: 0, time_zone };
+        let mut follows_zone = false;
         for migration in &MIGRATIONS {
             let before = recorded.iter().find(|r| r.name == migration.name);
             if let Some(before) = before
@@ -112,7 +142,8 @@ impl Schema {
                     now: migration.digest(),
                 });
             }
-            let zone = if migration.depends_on_time_zone() { applied.time_zone.as_str() } else { "" };
+            follows_zone |= migration.depends_on_time_zone();
+            let zone = if follows_zone { applied.time_zone.as_str() } else { "" };
             if before.is_some_and(|before| before.time_zone == zone) {
                 applied.already += 1;
             } else {

@@ -59,6 +59,11 @@ pub(crate) fn fill(text: &str, values: &[(&str, &str)]) -> String {
     values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(&format!("${{{name}}}"), value))
 }
 
+/// A name as it may stand in a statement, whatever is in it.
+pub(crate) fn identifier(name: &str) -> String {
+    format!("`{}`", name.replace('\\', "\\\\").replace('`', "\\`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +97,11 @@ mod tests {
     #[test]
     fn every_place_of_a_name_is_filled() {
         assert_eq!(fill("${a}.t '${b}' ${a}", &[("a", "x"), ("b", "y")]), "x.t 'y' x");
+    }
+
+    #[test]
+    fn a_name_stays_one_name() {
+        assert_eq!(identifier("order.items-1"), "`order.items-1`");
+        assert_eq!(identifier(r"a`) VALUES (1); DROP \"), r"`a\`) VALUES (1); DROP \\`");
     }
 }

@@ -5,7 +5,7 @@
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, ops::Range, str::FromStr};
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time};
 
 /// Decimal(18, 2) holds sixteen digits before the point.
@@ -149,11 +149,6 @@ impl Timestamp {
     fn date_time(self) -> Option<OffsetDateTime> {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).ok()
     }
-
-    /// Months since year 0, UTC: equal for two times exactly where their partition is.
-    pub(crate) fn month(self) -> i32 {
-        self.date_time().map_or(i32::MAX, |at| at.year() * 12 + i32::from(u8::from(at.month())))
-    }
 }
 
 impl From<OffsetDateTime> for Timestamp {
@@ -168,25 +163,41 @@ impl FromStr for Timestamp {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        parse_time(text.as_bytes()).map(Self::from).ok_or_else(|| ValueError::Time { text: text.to_owned() })
+        let millis = parse_ticks(text.as_bytes(), 3);
+        millis.map(Self).ok_or_else(|| ValueError::Time { text: text.to_owned() })
     }
 }
 
-/// One fixed form, read by position: this runs seven times a row, and a format description costs ten times as much.
-fn parse_time(text: &[u8]) -> Option<OffsetDateTime> {
-    const FORM: &[u8; 23] = b"0000-00-00 00:00:00.000";
-    let fits = text.len() == FORM.len()
+/// Reads "2026-01-02 03:04:05.678" with so many digits of a second, at most 6; the answer's unit is the last digit's.
+///
+/// One fixed form, read by position: this runs five times a row, and a format description costs ten times as much.
+pub(crate) fn parse_ticks(text: &[u8], digits: u32) -> Option<i64> {
+    const FORM: &[u8; 26] = b"0000-00-00 00:00:00.000000";
+    const WITHOUT_FRACTION: usize = 19;
+    let length = WITHOUT_FRACTION + if digits == 0 { 0 } else { 1 + digits as usize };
+    let fits = text.len() == length
         && text.iter().zip(FORM).all(|(&b, &f)| if f == b'0' { b.is_ascii_digit() } else { b == f });
     if !fits {
         return None;
     }
-    let number =
-        |from: usize, to: usize| text[from..to].iter().fold(0u16, |n, b| n * 10 + u16::from(b - b'0'));
-    let small = |from: usize| u8::try_from(number(from, from + 2)).ok();
-    let month = Month::try_from(small(5)?).ok()?;
-    let date = Date::from_calendar_date(i32::from(number(0, 4)), month, small(8)?).ok()?;
-    let time = Time::from_hms_milli(small(11)?, small(14)?, small(17)?, number(20, 23)).ok()?;
-    Some(PrimitiveDateTime::new(date, time).assume_utc())
+    let number = |part: Range<usize>| text[part].iter().fold(0_u32, |n, b| n * 10 + u32::from(b - b'0'));
+    let small = |from: usize| u8::try_from(number(from..from + 2)).ok();
+    let year = i32::try_from(number(0..4)).ok()?;
+    let date = Date::from_calendar_date(year, Month::try_from(small(5)?).ok()?, small(8)?).ok()?;
+    let time = Time::from_hms(small(11)?, small(14)?, small(17)?).ok()?;
+    let seconds = PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp();
+    let fraction = if digits == 0 { 0 } else { number(WITHOUT_FRACTION + 1..length) };
+    Some(seconds * 10_i64.pow(digits) + i64::from(fraction))
+}
+
+/// The months that a table may be partitioned by, in seconds: from 2000 up to 2100. Every table holds its creation time
+/// to it by a constraint, because what is derived from it (a quarter of an hour, a DateTime) ends in 2106 and would wrap.
+pub(crate) const MONTH_SECONDS: Range<i64> = 946_684_800..4_102_444_800;
+
+/// Months since year 0, UTC: equal for two times exactly where their partition is.
+pub(crate) fn month(seconds: i64) -> i32 {
+    let at = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    at.map_or(i32::MAX, |at| at.year() * 12 + i32::from(u8::from(at.month())))
 }
 
 impl fmt::Display for Timestamp {
@@ -282,10 +293,31 @@ mod tests {
     }
 
     #[test]
+    fn times_of_each_precision_are_exact() {
+        for (text, digits, ticks) in [
+            ("1970-01-01 00:00:01", 0, 1),
+            ("1970-01-01 00:00:01.2", 1, 12),
+            ("1970-01-01 00:00:01.000002", 6, 1_000_002),
+            ("1969-12-31 23:59:59.9", 1, -1),
+            ("2299-12-31 23:59:59.999999", 6, 10_413_791_999_999_999),
+        ] {
+            assert_eq!(parse_ticks(text.as_bytes(), digits), Some(ticks), "{text}");
+            assert_eq!(parse_ticks(text.as_bytes(), digits + 1), None, "{text}");
+        }
+        assert_eq!(parse_ticks(b"1970-01-01 00:00:01.", 0), None);
+    }
+
+    #[test]
     fn months_change_with_the_partition() {
-        let month = |text: &str| text.parse::<Timestamp>().expect(text).month();
-        assert_eq!(month("2026-01-01 00:00:00.000"), month("2026-01-31 23:59:59.999"));
-        assert_eq!(month("2026-01-31 23:59:59.999") + 1, month("2026-02-01 00:00:00.000"));
-        assert_eq!(month("2025-12-31 00:00:00.000") + 1, month("2026-01-01 00:00:00.000"));
+        let month = |text: &str| month(parse_ticks(text.as_bytes(), 0).expect(text));
+        assert_eq!(month("2026-01-01 00:00:00"), month("2026-01-31 23:59:59"));
+        assert_eq!(month("2026-01-31 23:59:59") + 1, month("2026-02-01 00:00:00"));
+        assert_eq!(month("2025-12-31 00:00:00") + 1, month("2026-01-01 00:00:00"));
+    }
+
+    #[test]
+    fn the_range_of_months_is_the_one_that_tables_hold() {
+        let at = |text: &str| parse_ticks(text.as_bytes(), 0).expect(text);
+        assert_eq!(MONTH_SECONDS, at("2000-01-01 00:00:00")..at("2100-01-01 00:00:00"));
     }
 }

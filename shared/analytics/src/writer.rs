@@ -1,85 +1,157 @@
-//! Writes rows: one insert is one block, committed whole or not at all.
+//! Writes rows of any table: one insert is one block, committed whole or not at all.
 //!
 //! Must not: retry, or decide what happens to a row that was refused.
 
 use crate::{
-    ORDERS_TABLE, config::Config, error::AnalyticsError, row::OrdersAnalyticsRow, schema::ClientDebug,
+    blocks::{MAX_PARTITIONS_PER_BLOCK, same_layout},
+    config::Config,
+    error::AnalyticsError,
+    row::{EncodedRow, Layout},
+    schema::{ClientDebug, query_error},
+    sql::identifier,
+    table::{Described, Table},
 };
-use clickhouse::Client;
-use std::{collections::BTreeMap, time::Duration};
+use clickhouse::{Client, Row};
+use serde::Deserialize;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-/// ClickHouse refuses a block that touches more (`max_partitions_per_insert_block`); ours are months.
-pub const MAX_PARTITIONS_PER_BLOCK: usize = 100;
-
-/// What an insert did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inserted {
-    pub blocks: usize,
-    pub rows: usize,
-}
-
-/// Clones share connections and what is known of the table's columns.
+/// Clones share connections and what is known of the tables.
 #[derive(Clone, Debug)]
 pub struct Writer {
     client: ClientDebug,
+    tables: Arc<Mutex<HashMap<String, Arc<Table>>>>,
+}
+
+/// A line of `system.columns`, and the table's partition key beside it.
+#[derive(Row, Deserialize)]
+struct Line {
+    name: String,
+    data_type: String,
+    default_kind: String,
+    partition_key: String,
 }
 
 impl Writer {
-    /// Connects at the first use. The table's columns are read once and held against the row's.
+    /// Connects at the first use.
     ///
     /// # Errors
     /// Where the configuration cannot be used.
     pub fn new(config: &Config) -> Result<Self, AnalyticsError> {
-        Ok(Self { client: ClientDebug(with_explicit_settings(config.client()?)) })
+        let client = ClientDebug(with_explicit_settings(config.client()?));
+        Ok(Self { client, tables: Arc::default() })
     }
 
-    /// Inserts all rows as one block; returns when it is committed. No rows, no request. At most
-    /// [`MAX_PARTITIONS_PER_BLOCK`] months: see [`blocks`].
+    /// The table's columns: read at the first use, and anew after a block of it was not inserted.
     ///
-    /// Repeating it is harmless: the table keeps one row an order and version.
+    /// # Errors
+    /// Where there is no such table, or none that rows could fill; whatever ClickHouse answers.
+    pub async fn table(&self, name: &str, limit: Duration) -> Result<Arc<Table>, AnalyticsError> {
+        let known = self.known().get(name).cloned();
+        match known {
+            Some(table) => Ok(table),
+            None => self.table_now(name, limit).await,
+        }
+    }
+
+    /// As [`Writer::table`], and never what was read before.
+    ///
+    /// # Errors
+    /// As [`Writer::table`].
+    pub async fn table_now(&self, name: &str, limit: Duration) -> Result<Arc<Table>, AnalyticsError> {
+        const COLUMNS: &str = "SELECT name, type AS data_type, toString(default_kind) AS default_kind, ifNull(( \
+                 SELECT any(partition_key) FROM system.tables WHERE database = currentDatabase() AND name = ? \
+             ), '') AS partition_key \
+             FROM system.columns WHERE database = currentDatabase() AND table = ? ORDER BY position";
+        const OPERATION: &str = "read a table's columns";
+        let query = self.client.0.query(COLUMNS).bind(name).bind(name);
+        let lines: Vec<Line> = tokio::time::timeout(limit, query.fetch_all())
+            .await
+            .map_err(|_elapsed| AnalyticsError::Timeout { operation: OPERATION, limit })?
+            .map_err(query_error(OPERATION))?;
+        let partition_key = lines.first().map(|line| line.partition_key.clone()).unwrap_or_default();
+        let described = lines.into_iter().map(|line| Described {
+            name: line.name,
+            data_type: line.data_type,
+            default_kind: line.default_kind,
+        });
+        let table = Arc::new(Table::new(name, described.collect(), &partition_key)?);
+        self.known().insert(name.to_owned(), Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Inserts all rows as one block; returns their number when it is committed. No rows, no request. They must be of
+    /// one block as [`blocks`](crate::blocks) cuts them.
+    ///
+    /// Repeating it is harmless: a table keeps one row a key and version.
     ///
     /// # Errors
     /// [`AnalyticsError::kind`] says what to do. After a timeout the block may be there or not.
     pub async fn insert_block<'a>(
         &self,
-        rows: impl IntoIterator<Item = &'a OrdersAnalyticsRow>,
+        rows: impl IntoIterator<Item = &'a EncodedRow>,
         limit: Duration,
     ) -> Result<usize, AnalyticsError> {
+        let mut rows = rows.into_iter().peekable();
+        let Some(first) = rows.peek() else { return Ok(0) };
+        let layout = Arc::clone(&first.layout);
         let mut written = 0;
-        let result = tokio::time::timeout(limit, self.send(rows, limit, &mut written)).await;
-        match result {
-            Ok(Ok(())) => Ok(written),
+        let sent = self.send(&layout, rows, limit, &mut written);
+        let error = match tokio::time::timeout(limit, sent).await {
+            Ok(Ok(true)) => return Ok(written),
+            Ok(Ok(false)) => return Err(AnalyticsError::MixedBlock),
             Ok(Err(source)) => {
-                // The table may have changed since its columns were read.
-                self.client.0.clear_cached_metadata().await;
-                Err(AnalyticsError::Insert { table: ORDERS_TABLE.to_owned(), rows: written, source })
+                AnalyticsError::Insert { table: layout.table.name.clone(), rows: written, source }
             }
-            Err(_elapsed) => Err(AnalyticsError::Timeout { operation: "insert a block", limit }),
-        }
+            Err(_elapsed) => AnalyticsError::Timeout { operation: "insert a block", limit },
+        };
+        // The table may have changed since its columns were read.
+        self.known().remove(&layout.table.name);
+        Err(error)
     }
 
+    /// False where a row is of another block: then nothing was inserted.
     async fn send<'a>(
         &self,
-        rows: impl IntoIterator<Item = &'a OrdersAnalyticsRow>,
+        layout: &Arc<Layout>,
+        rows: impl Iterator<Item = &'a EncodedRow>,
         limit: Duration,
         written: &mut usize,
-    ) -> Result<(), clickhouse::error::Error> {
-        let mut rows = rows.into_iter().peekable();
-        if rows.peek().is_none() {
-            return Ok(());
-        }
-        let mut insert = self
+    ) -> Result<bool, clickhouse::error::Error> {
+        let columns: Vec<_> = layout.columns().map(|column| identifier(&column.name)).collect();
+        let insert = format!(
+            "INSERT INTO {} ({}) FORMAT RowBinaryWithNamesAndTypes",
+            identifier(&layout.table.name),
+            columns.join(", ")
+        );
+        let insert = self
             .client
             .0
-            .insert::<OrdersAnalyticsRow>(ORDERS_TABLE)
-            .await?
+            .insert_formatted_with(insert)
             // The server gives up when we do: no block of ours is committed long after it was stamped.
             .with_setting("max_execution_time", limit.as_secs().max(1).to_string());
+        let mut insert = insert.buffered();
+        insert.write_buffered(&layout.header());
         for row in rows {
-            insert.write(row).await?;
+            if !same_layout(layout, &row.layout) {
+                // Dropped before its end, an insert is given up.
+                return Ok(false);
+            }
+            insert.write_buffered(&row.bytes);
             *written += 1;
+            if insert.buf_len() >= insert.nominal_capacity() {
+                insert.flush().await?;
+            }
         }
-        insert.end().await
+        insert.end().await?;
+        Ok(true)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Table>>> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,69 +172,10 @@ fn with_explicit_settings(client: Client) -> Client {
         .with_setting("min_insert_block_size_rows", "1048576")
         .with_setting("min_insert_block_size_bytes", "268435456")
         .with_setting("max_partitions_per_insert_block", MAX_PARTITIONS_PER_BLOCK.to_string())
-}
-
-/// Cuts items into as few blocks as keep to [`MAX_PARTITIONS_PER_BLOCK`]; almost always one. Order within a block stays.
-pub fn blocks<T>(items: Vec<T>, row: impl Fn(&T) -> &OrdersAnalyticsRow) -> Vec<Vec<T>> {
-    let mut months = BTreeMap::new();
-    for item in &items {
-        months.entry(row(item).order_date.month()).or_insert(0usize);
-    }
-    for (rank, block) in months.values_mut().enumerate() {
-        *block = rank / MAX_PARTITIONS_PER_BLOCK;
-    }
-    let count = months.len().div_ceil(MAX_PARTITIONS_PER_BLOCK);
-    let mut blocks: Vec<Vec<T>> = std::iter::repeat_with(Vec::new).take(count).collect();
-    for item in items {
-        let block = months[&row(&item).order_date.month()];
-        blocks[block].push(item);
-    }
-    blocks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::values::{Amount, Timestamp};
-    use uuid::Uuid;
-
-    /// A row of the given month, counted from January 2000.
-    fn row(month: i64) -> OrdersAnalyticsRow {
-        let text = format!("{:04}-{:02}-15 00:00:00.000", 2000 + month / 12, month % 12 + 1);
-        let at: Timestamp = text.parse().expect("it is a date");
-        OrdersAnalyticsRow {
-            order_id: Uuid::nil(),
-            order_date: at,
-            user_id: String::new(),
-            status: "PENDING".to_owned(),
-            total_amount: Amount::from_cents(1),
-            item_count: 1,
-            quantity: 1,
-            order_band: "all".to_owned(),
-            version: 1,
-            is_deleted: 0,
-            event_id: Uuid::nil(),
-            transform_digest: String::new(),
-            occurred_at: at,
-            relayed_at: at,
-            transformed_at: at,
-        }
-    }
-
-    fn sizes(rows: Vec<OrdersAnalyticsRow>) -> Vec<usize> {
-        blocks(rows, |row| row).iter().map(Vec::len).collect()
-    }
-
-    #[test]
-    fn a_usual_batch_is_one_block_and_an_empty_one_none() {
-        assert_eq!(sizes(vec![row(1), row(0), row(1)]), [3]);
-        assert!(sizes(Vec::new()).is_empty());
-    }
-
-    #[test]
-    fn a_block_never_has_more_than_a_hundred_months() {
-        assert_eq!(sizes((0..100).map(row).collect()), [100]);
-        assert_eq!(sizes((0..101).chain(0..101).map(row).collect()), [200, 2]);
-        assert_eq!(sizes((0..250).map(row).collect()), [100, 100, 50]);
-    }
+        // Cells are what the header says they are, or the block is refused; what it doesn't name gets its default.
+        .with_setting("input_format_with_names_use_header", "1")
+        .with_setting("input_format_with_types_use_header", "1")
+        .with_setting("input_format_skip_unknown_fields", "0")
+        .with_setting("input_format_defaults_for_omitted_fields", "1")
+        .with_setting("input_format_null_as_default", "0")
 }

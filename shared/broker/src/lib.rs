@@ -1,5 +1,5 @@
 //! Kafka as Outflow uses it: a producer that leaves nothing behind, and the topics. With the feature `http`, CloudEvents
-//! over HTTP as another way out of the outbox.
+//! over HTTP as another way out of the outbox. With `operator`, what is done about dead letters.
 //!
 //! Must not: know what a record means, or decide what happens to one that could not be delivered.
 
@@ -8,6 +8,7 @@ mod error;
 mod failure;
 #[cfg(feature = "http")]
 mod http;
+pub mod letters;
 mod limits;
 mod outbox;
 mod producer;

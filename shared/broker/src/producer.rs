@@ -24,7 +24,8 @@ pub struct Record {
     pub topic: String,
     /// Decides the partition, and with it the order; None spreads.
     pub key: Option<Vec<u8>>,
-    pub payload: Vec<u8>,
+    /// None is a tombstone.
+    pub payload: Option<Vec<u8>>,
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
@@ -127,9 +128,8 @@ fn outgoing(record: &Record) -> Outgoing<'_> {
     for (key, value) in &record.headers {
         headers = headers.insert(Header { key, value: Some(value) });
     }
-    let outgoing = BaseRecord::to(&record.topic).payload(record.payload.as_slice()).headers(headers);
-    match &record.key {
-        Some(key) => outgoing.key(key.as_slice()),
-        None => outgoing,
-    }
+    let mut outgoing = BaseRecord::to(&record.topic).headers(headers);
+    outgoing.key = record.key.as_deref();
+    outgoing.payload = record.payload.as_deref();
+    outgoing
 }

@@ -3,7 +3,7 @@
 
 wit_bindgen::generate!({
     path: "../../transforms/wit",
-    world: "plugin",
+    world: "packed-plugin",
     pub_export_macro: true,
     export_macro_name: "export_component",
     default_bindings_module: "outflow_transform_sdk::bindings",

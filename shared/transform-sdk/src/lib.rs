@@ -1,29 +1,31 @@
-//! What a guest crate depends on to become a transform: the interface's types, `export!`, and helpers for
-//! money and times.
+//! What a guest crate depends on to become a transform: events, rows, `export!`, and helpers for money and times.
 //!
-//! A guest is one pure function from an event to an outcome, and the tables that it fills:
+//! A guest is one pure function from an event to rows, and the tables that it fills:
 //!
 //! ```
-//! use outflow_transform_sdk::{Event, Outcome, Table, Value};
+//! use outflow_transform_sdk::{Event, Reject, Rows, Table};
 //!
 //! static TABLES: &[Table] = &[Table { name: "pings", columns: &[("ping_id", "String")] }];
 //!
-//! fn map(event: &Event) -> Outcome {
-//!     Outcome::row(0, vec![Value::Text(event.aggregate_id.clone())])
+//! fn map(event: &Event<'_>, rows: &mut Rows<'_>) -> Result<(), Reject> {
+//!     rows.row(0).text(event.aggregate_id);
+//!     Ok(())
 //! }
 //!
 //! outflow_transform_sdk::export!(event_types: ["PingSent"], tables: TABLES, map: map);
 //! # fn main() {}
 //! ```
+//! An event without rows is skipped; `Err` sends it to the dead letters with its reason.
 //!
 //! Must not: reach for a clock, randomness or any other import. The host provides `log` and nothing else.
 
 #[doc(hidden)]
 pub mod bindings;
 pub mod decimal;
+mod packed;
 pub mod time;
 
-pub use bindings::outflow::transform::types::{Event, Failure, Header, Row, Value};
+pub use packed::{Answer, Event, Headers, Row, Rows};
 pub use rust_decimal::Decimal;
 
 /// A table that a transform fills, with ClickHouse's own spelling of each column's type.
@@ -36,26 +38,17 @@ pub struct Table {
     pub columns: &'static [(&'static str, &'static str)],
 }
 
-/// What becomes of one event.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// Rows to write, in this order.
-    Rows(Vec<Row>),
-    /// None of this transform's business.
-    Skip,
-    /// Can't be mapped: to the dead letters, with this reason.
-    Reject(Failure),
+/// Why an event can't be mapped: it goes to the dead letters with this reason, and nothing of its rows is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Short and stable (snake_case): dead letters are grouped by it.
+    pub code: &'static str,
+    pub message: String,
 }
 
-impl Outcome {
-    /// One row of the `table`-th table, with a value for each of its columns.
-    pub fn row(table: u16, values: Vec<Value>) -> Self {
-        Self::Rows(vec![Row { table, values }])
-    }
-
-    /// `code` is short and stable (snake_case), because dead letters are grouped by it.
-    pub fn reject(code: &str, message: impl Into<String>) -> Self {
-        Self::Reject(Failure { code: code.to_owned(), message: message.into() })
+impl Reject {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
     }
 }
 
@@ -80,10 +73,19 @@ pub fn log(level: Level, message: &str) {
 
 /// Makes a crate a transform. Call it once, at the root of a `cdylib`.
 ///
-/// `event_types` lists what the host sends; `map` is a `fn(&Event) -> Outcome`.
+/// `event_types` lists what the host sends; `map` is a `fn(&Event<'_>, &mut Rows<'_>) -> Result<(), Reject>`. A guest that
+/// reads headers names them, `headers: ["traceparent"]` before `map`: others don't come.
 #[macro_export]
 macro_rules! export {
     (event_types: [$($event_type:expr),+ $(,)?], tables: $tables:expr, map: $map:expr $(,)?) => {
+        $crate::export!(event_types: [$($event_type),+], tables: $tables, headers: [], map: $map);
+    };
+    (
+        event_types: [$($event_type:expr),+ $(,)?],
+        tables: $tables:expr,
+        headers: [$($header:expr),* $(,)?],
+        map: $map:expr $(,)?
+    ) => {
         #[doc(hidden)]
         #[allow(unsafe_code, missing_debug_implementations, unreachable_pub)]
         mod outflow_export {
@@ -99,12 +101,16 @@ macro_rules! export {
                     )
                 }
 
+                fn headers() -> Vec<String> {
+                    vec![$(String::from($header)),*]
+                }
+
                 fn configure(settings: Vec<(String, String)>) -> Result<(), String> {
                     $crate::__private::no_settings(settings)
                 }
 
-                fn transform(batch: Vec<$crate::Event>) -> Vec<$crate::__private::WireOutcome> {
-                    $crate::__private::run(batch, super::outflow_map)
+                fn transform(batch: Vec<u8>) -> Vec<u8> {
+                    $crate::__private::run(&batch, super::outflow_map)
                 }
             }
 
@@ -115,8 +121,8 @@ macro_rules! export {
             $tables
         }
 
-        fn outflow_map(event: &$crate::Event) -> $crate::Outcome {
-            $map(event)
+        fn outflow_map(event: &$crate::Event<'_>, rows: &mut $crate::Rows<'_>) -> Result<(), $crate::Reject> {
+            $map(event, rows)
         }
     };
 }
@@ -125,11 +131,11 @@ macro_rules! export {
 #[doc(hidden)]
 pub mod __private {
     use crate::bindings::outflow::transform::types as wire;
-    use crate::{Event, Outcome, Table};
+    use crate::{Answer, Event, Reject, Rows, Table, packed::Reader};
 
     pub use crate::bindings::export_component;
-    pub use crate::bindings::exports::outflow::transform::transformer::Guest;
-    pub use wire::{Descriptor, Outcome as WireOutcome};
+    pub use crate::bindings::exports::outflow::transform::packed_transformer::Guest;
+    pub use wire::Descriptor;
 
     pub fn descriptor(name: &str, version: &str, event_types: &[&str], tables: &[Table]) -> Descriptor {
         let column = |&(name, ch_type): &(&str, &str)| wire::Column {
@@ -158,16 +164,22 @@ pub mod __private {
         }
     }
 
-    pub fn run(batch: Vec<Event>, map: fn(&Event) -> Outcome) -> Vec<WireOutcome> {
+    pub fn run(batch: &[u8], map: fn(&Event<'_>, &mut Rows<'_>) -> Result<(), Reject>) -> Vec<u8> {
         log_panics();
-        batch
-            .iter()
-            .map(|event| match map(event) {
-                Outcome::Rows(rows) => WireOutcome::Rows(rows),
-                Outcome::Skip => WireOutcome::Skip,
-                Outcome::Reject(failure) => WireOutcome::Reject(failure),
-            })
-            .collect()
+        let mut reader = Reader::new(batch);
+        let events = reader.u32();
+        let mut answer = Answer::of(events);
+        for _ in 0..events {
+            let event = reader.event();
+            answer.outcome(|rows| map(&event, rows));
+        }
+        answer.into_bytes()
+    }
+
+    /// The events of a batch, for a guest that answers by itself.
+    pub fn events(batch: &[u8]) -> Vec<Event<'_>> {
+        let mut reader = Reader::new(batch);
+        (0..reader.u32()).map(|_| reader.event()).collect()
     }
 
     /// A panic ends in a trap that carries no words; the hook gets them out before.

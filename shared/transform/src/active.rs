@@ -1,28 +1,35 @@
 //! Follows the registry's pointers: asked at the start of each invocation, since Lambda freezes whatever
 //! would watch in the background.
 //!
-//! Whatever is wrong with a newer pointer, the last good module goes on; the reason and the command that
-//! mends it are logged, and the bad pointer is tried again at growing intervals.
+//! Whatever is wrong with a newer pointer, the last good module of its slot goes on; the reason and the command that
+//! mends it are logged, and the bad one is tried again at growing intervals.
 
-use crate::{Digest, Engine, Generation, LoadError, Module, Registry, RegistryError};
+use crate::{
+    ActiveTransform, Digest, Engine, Generation, LoadError, Module, Pointer, Registry, RegistryError,
+    RejectLimit, Slot, Target, watch::Counts,
+};
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// First wait before a pointer that failed is tried again; doubled each time, up to [`LONGEST_WAIT`].
+/// First wait before a module that failed is tried again; doubled each time, up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// An operator who mended a module by publishing it again waits no longer than this.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// A function that starts with a bad pointer goes back this far for a good one.
+/// A function that starts with a bad module goes back this far for a good one.
 const LOOK_BACK: usize = 16;
 
-/// The active module, with the generation that its rows carry.
+/// An active module, with the generation that its rows carry.
 #[derive(Debug)]
 pub struct Loaded {
+    pub slot: Slot,
     pub generation: Generation,
     pub module: Arc<Module>,
+    pub limit: Option<RejectLimit>,
+    /// What this process did with it.
+    pub counts: Counts,
 }
 
 impl Loaded {
@@ -34,7 +41,7 @@ impl Loaded {
 /// Why there is no module to run. Both mend themselves once the registry does: retry.
 #[derive(Debug, thiserror::Error)]
 pub enum ActiveError {
-    #[error("the registry {registry} could not be asked which transform is active")]
+    #[error("the registry {registry} could not be asked which transforms are active")]
     Registry {
         registry: String,
         #[source]
@@ -46,14 +53,14 @@ pub enum ActiveError {
     )]
     None { registry: String },
     #[error(
-        "none of the last transforms in {registry} can be used: see the log, then run `outflow transform publish NAME` and `outflow transform activate DIGEST`"
+        "none of the last transforms of {slot} in {registry} can be used: see the log, then run `outflow transform publish NAME` and `outflow transform activate DIGEST`"
     )]
-    NoGoodOne { registry: String },
+    NoGoodOne { registry: String, slot: Slot },
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Refused {
-    #[error("its pointer or artifact can't be used")]
+    #[error("its artifact can't be used")]
     Registry(#[source] RegistryError),
     #[error("module {digest} is refused")]
     Module {
@@ -63,7 +70,7 @@ enum Refused {
     },
 }
 
-/// Knows the active module. One a process.
+/// Knows the active modules. One a process.
 #[derive(Debug)]
 pub struct Active {
     registry: Registry,
@@ -73,7 +80,12 @@ pub struct Active {
 
 #[derive(Debug, Default)]
 struct State {
-    current: Option<Arc<Loaded>>,
+    /// The highest number that was seen, whatever is in it.
+    seen: Option<Generation>,
+    /// What should be active, by the highest pointer that could be read.
+    wanted: Vec<ActiveTransform>,
+    /// What is, by slot.
+    loaded: BTreeMap<Slot, Arc<Loaded>>,
     failures: HashMap<Generation, Failure>,
 }
 
@@ -88,86 +100,162 @@ impl Active {
         Self { registry, engine, state: Mutex::default() }
     }
 
-    /// The active module now. Lists the pointers; loads only what is new.
-    pub async fn refresh(&self, now: Instant) -> Result<Arc<Loaded>, ActiveError> {
-        let current = self.lock().current.clone();
-        let registry = || self.registry.location().to_owned();
-        let generations = match (self.registry.generations().await, &current) {
-            (Ok(generations), _) => generations,
-            (Err(error), Some(current)) => {
-                tracing::warn!(error = chain(&error), generation = %current.generation, "registry unreadable, last transform goes on");
-                return Ok(current.clone());
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The active modules now, in the order of their slots. Asks for one name; loads only what is new.
+    ///
+    /// # Errors
+    /// Where a slot that is in use has no module that can be used, nor an earlier one: its rows would be lost.
+    pub async fn refresh(&self, now: Instant) -> Result<Vec<Arc<Loaded>>, ActiveError> {
+        if let Err(source) = self.follow().await {
+            if self.lock().loaded.is_empty() {
+                return Err(ActiveError::Registry { registry: self.registry.location().to_owned(), source });
             }
-            (Err(source), None) => return Err(ActiveError::Registry { registry: registry(), source }),
+            tracing::warn!(error = chain(&source), "registry unreadable, last transforms go on");
+        }
+        for wanted in self.missing(now) {
+            match self.load(&wanted).await {
+                Ok(loaded) => self.swap(loaded),
+                Err(refused) => {
+                    self.note(&wanted, &refused, now);
+                    self.find_earlier(&wanted).await;
+                }
+            }
+        }
+        self.current()
+    }
+
+    /// Reads the pointers that have come since.
+    async fn follow(&self) -> Result<(), RegistryError> {
+        let seen = self.lock().seen;
+        let Some(mut seen) = seen else {
+            let (newest, last) = self.registry.newest().await?;
+            let mut state = self.lock();
+            state.seen = last;
+            newest.into_iter().for_each(|pointer| state.want(pointer));
+            return Ok(());
         };
-        let newer =
-            |generation: &Generation| current.as_ref().is_none_or(|current| *generation > current.generation);
-        for &generation in generations.iter().rev().take_while(|g| newer(g)).take(LOOK_BACK) {
-            if self.waits(generation, now) {
-                continue;
+        while let Ok(next) = seen.next() {
+            match self.registry.pointer(next).await {
+                Ok(None) => break,
+                Ok(Some(pointer)) => self.lock().want(pointer),
+                Err(error @ RegistryError::Read { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::error!(
+                        generation = %next,
+                        reason = chain(&error),
+                        mend = "outflow transform activate, or rollback",
+                        "pointer refused, last good one goes on"
+                    );
+                }
             }
-            match self.load(generation, current.as_deref()).await {
-                Ok(loaded) => return Ok(self.swap(loaded)),
-                Err(refused) => self.note(generation, &refused, now),
-            }
+            seen = next;
+            self.lock().seen = Some(next);
         }
-        match (current, generations.is_empty()) {
-            (Some(current), _) => Ok(current),
-            (None, true) => Err(ActiveError::None { registry: registry() }),
-            (None, false) => Err(ActiveError::NoGoodOne { registry: registry() }),
+        Ok(())
+    }
+
+    /// What is wanted and not loaded, and has waited long enough if it failed before.
+    fn missing(&self, now: Instant) -> Vec<ActiveTransform> {
+        let state = self.lock();
+        let loaded = |wanted: &&ActiveTransform| {
+            state.loaded.get(&wanted.slot).is_some_and(|loaded| loaded.generation == wanted.generation)
+        };
+        let waits = |wanted: &&ActiveTransform| {
+            state.failures.get(&wanted.generation).is_some_and(|failure| failure.again > now)
+        };
+        state.wanted.iter().filter(|wanted| !loaded(wanted) && !waits(wanted)).cloned().collect()
+    }
+
+    async fn load(&self, wanted: &ActiveTransform) -> Result<Loaded, Refused> {
+        let known = self.lock().loaded.get(&wanted.slot).map(|loaded| loaded.module.clone());
+        let module = match known.filter(|module| *module.digest() == wanted.digest) {
+            Some(module) => module,
+            None => {
+                let artifact = self.registry.artifact(&wanted.digest, Target::THIS).await;
+                let artifact = artifact.map_err(Refused::Registry)?;
+                let digest = wanted.digest.clone();
+                let module = Module::load(&self.engine, digest.clone(), &artifact);
+                Arc::new(module.map_err(|source| Refused::Module { digest, source })?)
+            }
+        };
+        let (slot, generation, limit) = (wanted.slot.clone(), wanted.generation, wanted.limit);
+        Ok(Loaded { slot, generation, module, limit, counts: Counts::default() })
+    }
+
+    /// For a function that has just started and can't use what is active: an earlier module of the slot.
+    async fn find_earlier(&self, wanted: &ActiveTransform) {
+        if self.lock().loaded.contains_key(&wanted.slot) {
+            return;
+        }
+        let Ok(generations) = self.registry.generations().await else { return };
+        let earlier = generations.iter().rev().filter(|generation| **generation < wanted.generation);
+        for &generation in earlier.take(LOOK_BACK) {
+            let Ok(Some(pointer)) = self.registry.pointer(generation).await else { continue };
+            let Some(active) = pointer.in_slot(&wanted.slot) else { continue };
+            if active.digest != wanted.digest
+                && let Ok(loaded) = self.load(active).await
+            {
+                return self.swap(loaded);
+            }
         }
     }
 
-    async fn load(&self, generation: Generation, current: Option<&Loaded>) -> Result<Loaded, Refused> {
-        let pointer = self.registry.pointer(generation).await.map_err(Refused::Registry)?;
-        if let Some(current) = current.filter(|current| *current.digest() == pointer.digest) {
-            return Ok(Loaded { generation, module: current.module.clone() });
-        }
-        let artifact = self.registry.artifact(&pointer.digest).await.map_err(Refused::Registry)?;
-        let digest = pointer.digest;
-        let module = Module::load(&self.engine, digest.clone(), &artifact)
-            .map_err(|source| Refused::Module { digest, source })?;
-        Ok(Loaded { generation, module: Arc::new(module) })
-    }
-
-    fn swap(&self, loaded: Loaded) -> Arc<Loaded> {
-        let loaded = Arc::new(loaded);
-        let mut state = self.lock();
-        // Another invocation in this process may have loaded a newer one meanwhile.
-        if let Some(current) = state.current.as_ref().filter(|c| c.generation >= loaded.generation) {
-            return current.clone();
-        }
+    fn swap(&self, loaded: Loaded) {
         let schema = loaded.module.schema();
         tracing::info!(
-            generation = %loaded.generation, digest = %loaded.digest(), name = schema.name, version = schema.version,
+            slot = %loaded.slot, generation = %loaded.generation, digest = %loaded.digest(),
+            name = schema.name, version = schema.version,
             "transform active"
         );
-        state.failures.retain(|&generation, _| generation > loaded.generation);
-        state.current = Some(loaded.clone());
-        loaded
-    }
-
-    fn waits(&self, generation: Generation, now: Instant) -> bool {
-        self.lock().failures.get(&generation).is_some_and(|failure| failure.again > now)
-    }
-
-    fn note(&self, generation: Generation, refused: &Refused, now: Instant) {
         let mut state = self.lock();
-        let wait = state.failures.get(&generation).map_or(FIRST_WAIT, |f| (f.wait * 2).min(LONGEST_WAIT));
-        state.failures.insert(generation, Failure { wait, again: now + wait });
+        state.failures.remove(&loaded.generation);
+        state.loaded.insert(loaded.slot.clone(), Arc::new(loaded));
+    }
+
+    fn current(&self) -> Result<Vec<Arc<Loaded>>, ActiveError> {
+        let state = self.lock();
+        let registry = || self.registry.location().to_owned();
+        if state.wanted.is_empty() {
+            return Err(ActiveError::None { registry: registry() });
+        }
+        if let Some(wanted) = state.wanted.iter().find(|wanted| !state.loaded.contains_key(&wanted.slot)) {
+            return Err(ActiveError::NoGoodOne { registry: registry(), slot: wanted.slot.clone() });
+        }
+        Ok(state.loaded.values().cloned().collect())
+    }
+
+    fn note(&self, wanted: &ActiveTransform, refused: &Refused, now: Instant) {
+        let mut state = self.lock();
+        let before = state.failures.get(&wanted.generation);
+        let wait = before.map_or(FIRST_WAIT, |failure| (failure.wait * 2).min(LONGEST_WAIT));
+        state.failures.insert(wanted.generation, Failure { wait, again: now + wait });
         tracing::error!(
-            %generation,
+            slot = %wanted.slot,
+            generation = %wanted.generation,
             reason = chain(refused),
-            goes_on = state.current.as_ref().map(|current| current.digest().to_string()),
+            goes_on = state.loaded.get(&wanted.slot).map(|loaded| loaded.digest().to_string()),
             again_in_s = wait.as_secs(),
             mend = "outflow transform rollback, or outflow transform publish and activate a good one",
             "transform refused, last good one goes on"
         );
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing is left half done under the lock, so a panic elsewhere doesn't spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The pointer counts from now on.
+    fn want(&mut self, pointer: Pointer) {
+        self.wanted = pointer.active;
+        let wanted = &self.wanted;
+        self.loaded.retain(|slot, _| wanted.iter().any(|active| active.slot == *slot));
+        self.failures.retain(|generation, _| wanted.iter().any(|active| active.generation == *generation));
     }
 }
 

@@ -2,33 +2,46 @@
 //!
 //! An artifact runs only in an engine of the same configuration, so nothing here may depend on which of the
 //! two is running. A change to [`engine_config`] that makes other artifacts needs another revision in
-//! [`ENGINE_KEY`]: a test of the feature `compile` holds the two together.
+//! [`Target`]'s keys: a test of the feature `compile` holds the two together.
 
 use std::{thread, time::Duration};
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
-/// Names the artifacts that this engine can load: wasmtime's major version, our configuration's revision,
-/// and the target. wasmtime's own `precompile_compatibility_hash()` needs the compiler, which a function
-/// doesn't carry (docs/adr/0001); wasmtime checks all of it again when it loads an artifact.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub const ENGINE_KEY: &str = "wasmtime-48-r1-x86_64-linux";
-#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
-pub const ENGINE_KEY: &str = "wasmtime-48-r1-aarch64-linux";
-#[cfg(all(target_arch = "x86_64", target_os = "macos"))]
-pub const ENGINE_KEY: &str = "wasmtime-48-r1-x86_64-macos";
-#[cfg(all(target_arch = "aarch64", target_os = "macos"))]
-pub const ENGINE_KEY: &str = "wasmtime-48-r1-aarch64-macos";
+/// A machine that artifacts are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Names the artifacts that an engine of this target can load: wasmtime's major version, our configuration's
+    /// revision, and the machine. wasmtime's own `precompile_compatibility_hash()` needs the compiler, which a function
+    /// doesn't carry (docs/adr/0001); wasmtime checks all of it again when it loads an artifact.
+    pub key: &'static str,
+    /// Named, so that no feature of the publisher's own CPU gets into an artifact: the baseline of the architecture
+    /// runs on every machine of it.
+    pub triple: &'static str,
+}
 
-/// Named, so that no feature of the publisher's own CPU gets into an artifact: the baseline of the
-/// architecture runs on every machine of it.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
-const TARGET: &str = "aarch64-unknown-linux-gnu";
-#[cfg(all(target_arch = "x86_64", target_os = "macos"))]
-const TARGET: &str = "x86_64-apple-darwin";
-#[cfg(all(target_arch = "aarch64", target_os = "macos"))]
-const TARGET: &str = "aarch64-apple-darwin";
+impl Target {
+    const X86_64_LINUX: Self =
+        Self { key: "wasmtime-48-r2-x86_64-linux", triple: "x86_64-unknown-linux-gnu" };
+    const AARCH64_LINUX: Self =
+        Self { key: "wasmtime-48-r2-aarch64-linux", triple: "aarch64-unknown-linux-gnu" };
+
+    /// Those that Lambda has.
+    pub const LAMBDA: [Self; 2] = [Self::X86_64_LINUX, Self::AARCH64_LINUX];
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    pub const THIS: Self = Self::X86_64_LINUX;
+    #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+    pub const THIS: Self = Self::AARCH64_LINUX;
+    #[cfg(all(target_arch = "aarch64", target_os = "macos"))]
+    pub const THIS: Self = Self { key: "wasmtime-48-r2-aarch64-macos", triple: "aarch64-apple-darwin" };
+    #[cfg(all(target_arch = "x86_64", target_os = "macos"))]
+    pub const THIS: Self = Self { key: "wasmtime-48-r2-x86_64-macos", triple: "x86_64-apple-darwin" };
+
+    /// What is published for: Lambda's, and the machine that this runs on.
+    pub fn published() -> impl Iterator<Item = Self> {
+        Self::LAMBDA.into_iter().chain(Some(Self::THIS).filter(|this| !Self::LAMBDA.contains(this)))
+    }
+}
 
 /// Deadlines are counted in ticks: fine enough for half a second, and 100 wake-ups a second cost nothing.
 const TICK: Duration = Duration::from_millis(10);
@@ -38,6 +51,10 @@ const POOL_MEMORY_BYTES: usize = 256 << 20;
 
 /// Components alive at once: a batch, a rerun, and a module that is being checked.
 const POOL_COMPONENTS: u32 = 4;
+
+/// Of a slot's memory this much stays with the process from batch to batch, zeroed: what a batch of some hundred events
+/// touches. Else each batch takes its pages from the kernel anew, which costs more than the module's own work on them.
+const POOL_RESIDENT_BYTES: usize = 2 << 20;
 
 /// Core instances and tables a component may have: `wit-component` wraps a guest in two small helpers, and
 /// composed guests have a few more.
@@ -53,6 +70,8 @@ pub struct Limits {
     /// Wall clock for one record in the rerun. Hit, it leaves the record and those behind it to a retry: a
     /// stalled host must not condemn a good record.
     pub record_deadline: Duration,
+    /// Instructions for one record in the rerun, counted and the same everywhere. Hit, it rejects the record.
+    pub record_fuel: u64,
     /// Wall clock for a whole rerun; what remains is left to a retry.
     pub rerun_budget: Duration,
     /// Rows that one record may become.
@@ -73,7 +92,8 @@ impl Default for Limits {
         Self {
             memory_bytes: 64 << 20,
             batch_deadline: Duration::from_secs(2),
-            record_deadline: Duration::from_millis(500),
+            record_deadline: Duration::from_secs(1),
+            record_fuel: 200_000_000,
             rerun_budget: Duration::from_secs(5),
             rows_per_record: 1_000,
             row_bytes: 900_000,
@@ -90,16 +110,20 @@ pub struct EngineError {
     reason: String,
 }
 
-/// wasmtime's engine with a thread that makes its deadlines pass. One a process.
+/// wasmtime's engines with a thread that makes their deadlines pass. One a process.
+///
+/// There are two: a usual batch runs in one that counts nothing, a suspect record in one that counts each instruction,
+/// which takes a third longer. They run different native code.
 #[derive(Clone)]
 pub struct Engine {
-    inner: wasmtime::Engine,
+    fast: wasmtime::Engine,
+    metered: wasmtime::Engine,
     limits: Limits,
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("key", &ENGINE_KEY).field("limits", &self.limits).finish()
+        f.debug_struct("Engine").field("key", &Target::THIS.key).field("limits", &self.limits).finish()
     }
 }
 
@@ -107,30 +131,41 @@ impl Engine {
     /// Starts the engine and its ticker; the ticker ends with the last clone of the engine.
     pub fn new(limits: Limits) -> Result<Self, EngineError> {
         let failed = |reason: String| EngineError { reason };
-        let config = engine_config().map_err(|e| failed(format!("{e:#}")))?;
-        let inner = wasmtime::Engine::new(&config).map_err(|e| failed(format!("{e:#}")))?;
-        let weak = inner.weak();
+        let start = |metered: bool| {
+            let engine =
+                engine_config(Target::THIS.triple, metered).and_then(|config| wasmtime::Engine::new(&config));
+            engine.map_err(|e| failed(format!("{e:#}")))
+        };
+        let (fast, metered) = (start(false)?, start(true)?);
+        let weak = [fast.weak(), metered.weak()];
         thread::Builder::new()
             .name("wasm-ticker".to_owned())
             .spawn(move || {
                 loop {
                     thread::sleep(TICK);
-                    match weak.upgrade() {
-                        Some(engine) => engine.increment_epoch(),
-                        None => break,
+                    for weak in &weak {
+                        match weak.upgrade() {
+                            Some(engine) => engine.increment_epoch(),
+                            None => return,
+                        }
                     }
                 }
             })
             .map_err(|e| failed(format!("no thread for the ticker: {e}")))?;
-        Ok(Self { inner, limits })
+        Ok(Self { fast, metered, limits })
     }
 
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    pub(crate) fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.inner
+    pub(crate) fn fast(&self) -> &wasmtime::Engine {
+        &self.fast
+    }
+
+    /// Counts instructions.
+    pub(crate) fn metered(&self) -> &wasmtime::Engine {
+        &self.metered
     }
 }
 
@@ -139,18 +174,21 @@ pub(crate) fn ticks(deadline: Duration) -> u64 {
     u64::try_from(deadline.as_millis() / TICK.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-fn engine_config() -> wasmtime::Result<Config> {
+pub(crate) fn engine_config(target: &str, metered: bool) -> wasmtime::Result<Config> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(POOL_COMPONENTS)
         .total_core_instances(POOL_COMPONENTS * POOL_PARTS_PER_COMPONENT)
         .total_tables(POOL_COMPONENTS * POOL_PARTS_PER_COMPONENT)
         .total_memories(POOL_COMPONENTS)
-        .max_memory_size(POOL_MEMORY_BYTES);
+        .max_memory_size(POOL_MEMORY_BYTES)
+        .linear_memory_keep_resident(POOL_RESIDENT_BYTES)
+        .pagemap_scan(Enabled::Auto);
     let mut config = Config::new();
-    config.target(TARGET)?;
+    config.target(target)?;
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
+        .consume_fuel(metered)
         // The environment (WASMTIME_BACKTRACE_DETAILS) must not change what a module's trap says.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         // Its results may differ from one CPU to another; the same events give the same rows.
@@ -160,7 +198,7 @@ fn engine_config() -> wasmtime::Result<Config> {
     Ok(config)
 }
 
-#[cfg(all(test, feature = "compile", target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(test, feature = "compile"))]
 mod tests {
     use super::*;
     use std::hash::{Hash, Hasher};
@@ -178,15 +216,24 @@ mod tests {
         }
     }
 
-    /// Fails where the engine makes other artifacts than before: raise the revision in [`ENGINE_KEY`], then
+    /// Fails where an engine makes other artifacts than before: raise the revision in [`Target`]'s keys, then
     /// `UPDATE_EXPECT=1`.
     #[test]
-    fn the_engine_key_stands_for_one_configuration() {
-        let engine = Engine::new(Limits::default()).expect("the engine starts");
-        let mut hasher = Stable::default();
-        engine.wasmtime().precompile_compatibility_hash().hash(&mut hasher);
-        let hash = crate::Digest::of(&hasher.0);
-        expect_test::expect!["wasmtime-48-r1-x86_64-linux 124720ccd29b"]
-            .assert_eq(&format!("{ENGINE_KEY} {}", hash.short()));
+    fn a_key_stands_for_one_configuration() {
+        let hash = |target: Target, metered| {
+            let config = engine_config(target.triple, metered).expect("the target is known");
+            let engine = wasmtime::Engine::new(&config).expect("the engine starts");
+            let mut hasher = Stable::default();
+            engine.precompile_compatibility_hash().hash(&mut hasher);
+            crate::Digest::of(&hasher.0).short().to_owned()
+        };
+        let hashes: String = Target::LAMBDA
+            .map(|target| format!("{} {} {}\n", target.key, hash(target, false), hash(target, true)))
+            .concat();
+        expect_test::expect![[r#"
+            wasmtime-48-r2-x86_64-linux 124720ccd29b 7c4eeed04660
+            wasmtime-48-r2-aarch64-linux 61a4bb802b22 cbd3e023cda7
+        "#]]
+        .assert_eq(&hashes);
     }
 }

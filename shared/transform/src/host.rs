@@ -3,19 +3,24 @@
 
 use crate::{
     Artifact, Batch, Digest, Engine, Event, Outcome, Rejection, Schema, SchemaError, Stage, Stamp,
-    Unfinished, aot,
-    bindings::{Plugin, PluginPre, outflow::transform::types as wire},
-    guest::{self, Failed, Guest, State, cut},
-    row::Stamper,
+    Unfinished,
+    aot::{self, Metered},
+    guest::{Failed, Guest, Pre, Unfit, cut},
+    packed::Malformed,
+    row::{Stamper, same_in_each_row},
 };
-use std::time::Instant;
-use wasmtime::component::{HasSelf, Linker};
+use std::{sync::OnceLock, time::Instant};
 
 /// A module that passed its checks.
 pub struct Module {
     engine: Engine,
-    pre: PluginPre<State>,
+    pre: Pre,
+    /// For records that are tried alone, made from `metered` when the first of them comes.
+    suspects: OnceLock<Option<Pre>>,
+    metered: Metered,
     schema: Schema,
+    /// That the module reads.
+    headers: Vec<String>,
     digest: Digest,
 }
 
@@ -40,25 +45,31 @@ pub enum LoadError {
     Schema(#[source] SchemaError),
 }
 
+impl From<Unfit> for LoadError {
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Imports(reason) => Self::Imports { reason },
+            Unfit::Exports(reason) => Self::Exports { reason },
+        }
+    }
+}
+
 impl Module {
     /// Loads native code and checks imports, exports and what `describe` says.
+    ///
+    /// # Errors
+    /// Says which of them is wrong.
     pub fn load(engine: &Engine, digest: Digest, artifact: &Artifact) -> Result<Self, LoadError> {
-        let component = aot::component(engine, artifact)
-            .map_err(|e| LoadError::Deserialize { reason: format!("{e:#}") })?;
-        let mut linker = Linker::<State>::new(engine.wasmtime());
-        let imports = |e: wasmtime::Error| LoadError::Imports { reason: format!("{e:#}") };
-        Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state).map_err(imports)?;
-        let pre = linker.instantiate_pre(&component).map_err(imports)?;
-        let pre = PluginPre::new(pre).map_err(|e| LoadError::Exports { reason: format!("{e:#}") })?;
-        let described = Guest::new(engine, &pre, digest.short()).and_then(Guest::describe);
-        let descriptor = described.map_err(|failed| LoadError::Describe {
-            reason: match failed {
-                Failed::Deadline => "its deadline passed".to_owned(),
-                Failed::Trap(reason) | Failed::Instance(reason) => reason,
-            },
-        })?;
+        let component =
+            aot::fast(engine, artifact).map_err(|e| LoadError::Deserialize { reason: format!("{e:#}") })?;
+        let pre = Pre::new(engine.fast(), &component)?;
+        let described =
+            Guest::new(engine.fast(), engine.limits(), &pre, digest.short(), None).and_then(Guest::describe);
+        let (descriptor, headers) =
+            described.map_err(|failed| LoadError::Describe { reason: failed.to_string() })?;
         let schema = Schema::check(descriptor).map_err(LoadError::Schema)?;
-        Ok(Self { engine: engine.clone(), pre, schema, digest })
+        let (suspects, metered) = (OnceLock::new(), artifact.metered());
+        Ok(Self { engine: engine.clone(), pre, suspects, metered, schema, headers, digest })
     }
 
     pub fn schema(&self) -> &Schema {
@@ -72,120 +83,142 @@ impl Module {
     /// Runs a batch. Blocks its thread for as long as the module takes, within the limits.
     ///
     /// The same events and stamp give the same outcomes: the module has no clock and no randomness.
-    pub fn run(&self, events: &[Event], stamp: Stamp) -> Batch {
-        let row_bytes = self.engine.limits().row_bytes;
-        let stamper = Stamper { schema: &self.schema, digest: &self.digest, stamp, row_bytes };
-        let wanted: Vec<&Event> = events.iter().filter(|event| self.wants(event)).collect();
-        let (answers, unfinished) = self.answers(&wanted);
+    pub fn run(&self, events: &[Event<'_>], stamp: Stamp) -> Batch {
+        let wanted: Vec<&Event<'_>> = events.iter().filter(|event| self.wants(event)).collect();
+        let same = same_in_each_row(&self.digest, stamp);
+        let (answers, unfinished) = self.answers(&wanted, self.stamper(stamp, &same));
+        if wanted.len() == events.len() && unfinished.is_none() {
+            return Batch { outcomes: answers, unfinished: None };
+        }
         let mut answers = answers.into_iter();
         let mut outcomes = Vec::with_capacity(events.len());
         for event in events {
             if !self.wants(event) {
                 outcomes.push(Outcome::Skip);
-                continue;
+            } else if let Some(outcome) = answers.next() {
+                outcomes.push(outcome);
+            } else {
+                break;
             }
-            let Some(answer) = answers.next() else { break };
-            outcomes.push(self.outcome(&stamper, event, answer));
         }
         let from = outcomes.len();
         Batch { outcomes, unfinished: unfinished.map(|reason| Unfinished { from, reason }) }
     }
 
-    fn wants(&self, event: &Event) -> bool {
-        self.schema.event_types.contains(&event.event_type)
+    /// Instructions that the module takes for these events, in one batch; the same on every machine.
+    ///
+    /// # Errors
+    /// Says why the module did not come to its end.
+    #[cfg(feature = "compile")]
+    pub fn instructions(&self, events: &[Event<'_>], stamp: Stamp) -> Result<u64, String> {
+        let wanted: Vec<&Event<'_>> = events.iter().filter(|event| self.wants(event)).collect();
+        let pre = self.suspects().ok_or("its native code does not load here")?;
+        let (limits, name) = (self.engine.limits(), self.schema.name.as_str());
+        let failed = |failed: Failed| failed.to_string();
+        let mut guest =
+            Guest::new(self.engine.metered(), limits, pre, name, Some(u64::MAX)).map_err(failed)?;
+        let same = same_in_each_row(&self.digest, stamp);
+        let stamper = self.stamper(stamp, &same);
+        guest.transform(&wanted, &self.headers, stamper, limits.rerun_budget).map_err(failed)?;
+        Ok(guest.instructions())
     }
 
-    /// An answer an event, or fewer with the reason why the rest has none.
-    fn answers(&self, events: &[&Event]) -> (Vec<Answer>, Option<String>) {
+    /// Makes an instance and throws it away: what each batch pays for being alone.
+    ///
+    /// # Errors
+    /// Says why there is none.
+    pub fn instantiate(&self) -> Result<(), String> {
+        let guest = Guest::new(self.engine.fast(), self.engine.limits(), &self.pre, &self.schema.name, None);
+        guest.map(drop).map_err(|failed| failed.to_string())
+    }
+
+    /// Whether the module is asked about such an event at all.
+    pub fn wants(&self, event: &Event<'_>) -> bool {
+        self.schema.event_types.iter().any(|wanted| wanted == event.event_type)
+    }
+
+    fn stamper<'a>(&'a self, stamp: Stamp, same: &'a [Vec<u8>; 3]) -> Stamper<'a> {
+        let limits = self.engine.limits();
+        Stamper {
+            schema: &self.schema,
+            stamp,
+            same,
+            row_bytes: limits.row_bytes,
+            rows_per_record: limits.rows_per_record,
+        }
+    }
+
+    /// An outcome an event, or fewer with the reason why the rest has none.
+    fn answers(&self, events: &[&Event<'_>], stamper: Stamper<'_>) -> (Vec<Outcome>, Option<String>) {
         if events.is_empty() {
             return (Vec::new(), None);
         }
-        let headers: Vec<Vec<wire::Header<'_>>> = events.iter().map(|event| guest::headers(event)).collect();
-        let batch: Vec<wire::Event<'_>> =
-            events.iter().zip(&headers).map(|(event, headers)| guest::event(event, headers)).collect();
-        match self.call(&batch, self.engine.limits().batch_deadline) {
-            Ok(outcomes) if outcomes.len() == batch.len() => {
-                (outcomes.into_iter().map(Answer::Outcome).collect(), None)
-            }
-            Ok(outcomes) => {
-                let (expected, found) = (batch.len(), outcomes.len());
-                tracing::warn!(digest = %self.digest, expected, found, "wrong number of outcomes, rerun by record");
-                self.rerun(&batch)
-            }
-            Err(Failed::Instance(reason)) => (Vec::new(), Some(format!("no instance: {reason}"))),
+        let limits = self.engine.limits();
+        let guest = Guest::new(self.engine.fast(), limits, &self.pre, &self.schema.name, None);
+        let answered = guest
+            .and_then(|mut guest| guest.transform(events, &self.headers, stamper, limits.batch_deadline));
+        match answered {
+            Ok(outcomes) => (outcomes, None),
+            Err(failed @ Failed::Instance(_)) => (Vec::new(), Some(failed.to_string())),
             Err(failed) => {
-                tracing::warn!(digest = %self.digest, records = batch.len(), ?failed, "batch failed, rerun by record");
-                self.rerun(&batch)
+                let (digest, records) = (&self.digest, events.len());
+                tracing::warn!(%digest, records, %failed, "batch failed, rerun by record");
+                self.rerun(events, stamper)
             }
         }
     }
 
-    /// Each record alone, in an instance of its own. Stops at the first that can't be decided now: order
-    /// within a partition would break if those behind it went on.
-    fn rerun(&self, batch: &[wire::Event<'_>]) -> (Vec<Answer>, Option<String>) {
+    /// Each record alone, in an instance of its own that counts instructions. Stops at the first that can't be decided
+    /// now: order within a partition would break if those behind it went on.
+    fn rerun(&self, events: &[&Event<'_>], stamper: Stamper<'_>) -> (Vec<Outcome>, Option<String>) {
         let limits = self.engine.limits();
-        let started = Instant::now();
-        let mut answers = Vec::with_capacity(batch.len());
-        for event in batch {
-            if started.elapsed() > limits.rerun_budget {
-                return (answers, Some("the time for a rerun by record is used up".to_owned()));
-            }
-            let answer = match self.call(std::slice::from_ref(event), limits.record_deadline) {
-                Ok(mut outcomes) => match (outcomes.pop(), outcomes.len()) {
-                    (Some(outcome), 0) => Answer::Outcome(outcome),
-                    (None, _) => Answer::WrongCount(0),
-                    (Some(_), more) => Answer::WrongCount(more + 1),
-                },
-                Err(Failed::Trap(reason)) => Answer::Trap(reason),
-                Err(Failed::Deadline) => {
-                    let reason = format!("its deadline of {:?} passed", limits.record_deadline);
-                    return (answers, Some(reason));
-                }
-                Err(Failed::Instance(reason)) => return (answers, Some(format!("no instance: {reason}"))),
-            };
-            answers.push(answer);
-        }
-        (answers, None)
-    }
-
-    fn call(
-        &self,
-        batch: &[wire::Event<'_>],
-        deadline: std::time::Duration,
-    ) -> Result<Vec<wire::Outcome>, Failed> {
-        Guest::new(&self.engine, &self.pre, &self.schema.name)?.transform(batch, deadline)
-    }
-
-    fn outcome(&self, stamper: &Stamper<'_>, event: &Event, answer: Answer) -> Outcome {
-        let limits = self.engine.limits();
-        let rejected = |stage, code: &str, message: &str| {
-            let cut = |text| cut(text, limits.message_bytes).to_owned();
-            Outcome::Reject(Rejection { stage, code: cut(code), message: cut(message) })
+        let (wasmtime, pre, fuel) = match self.suspects() {
+            Some(pre) => (self.engine.metered(), pre, Some(limits.record_fuel)),
+            // Without its other half the module can still trap; only a loop can't be told from a stall.
+            None => (self.engine.fast(), &self.pre, None),
         };
-        match answer {
-            Answer::Trap(reason) => rejected(Stage::Trap, "trap", &reason),
-            Answer::WrongCount(found) => {
-                rejected(Stage::Trap, "wrong_outcome_count", &format!("{found} outcomes for one event"))
+        let started = Instant::now();
+        let mut outcomes = Vec::with_capacity(events.len());
+        for event in events {
+            if started.elapsed() > limits.rerun_budget {
+                return (outcomes, Some("the time for a rerun by record is used up".to_owned()));
             }
-            Answer::Outcome(wire::Outcome::Skip) => Outcome::Skip,
-            Answer::Outcome(wire::Outcome::Reject(failure)) => {
-                rejected(Stage::Module, &failure.code, &failure.message)
-            }
-            Answer::Outcome(wire::Outcome::Rows(rows)) if rows.len() > limits.rows_per_record => {
-                let message = format!("{} rows, at most {} are possible", rows.len(), limits.rows_per_record);
-                rejected(Stage::Row, "too_many_rows", &message)
-            }
-            Answer::Outcome(wire::Outcome::Rows(rows)) => match stamper.rows(event, &rows) {
-                Ok(rows) => Outcome::Rows(rows),
-                Err(rejection) => Outcome::Reject(rejection),
-            },
+            let guest = Guest::new(wasmtime, limits, pre, &self.schema.name, fuel);
+            let answered = guest.and_then(|mut guest| {
+                guest.transform(&[event], &self.headers, stamper, limits.record_deadline)
+            });
+            let (code, message) = match answered {
+                Ok(mut alone) => {
+                    outcomes.append(&mut alone);
+                    continue;
+                }
+                Err(failed @ (Failed::Deadline | Failed::Instance(_))) => {
+                    return (outcomes, Some(failed.to_string()));
+                }
+                Err(failed @ Failed::Fuel(_)) => ("out_of_fuel", failed.to_string()),
+                Err(Failed::Trap(reason)) => ("trap", reason),
+                Err(failed @ Failed::Malformed(Malformed::Count { .. })) => {
+                    ("wrong_outcome_count", failed.to_string())
+                }
+                Err(failed @ Failed::Malformed(_)) => ("malformed_answer", failed.to_string()),
+            };
+            let message = cut(&message, limits.message_bytes).to_owned();
+            outcomes.push(Outcome::Reject(Rejection { stage: Stage::Trap, code: code.to_owned(), message }));
         }
+        (outcomes, None)
     }
-}
 
-/// What the module made of one event.
-enum Answer {
-    Outcome(wire::Outcome),
-    Trap(String),
-    WrongCount(usize),
+    fn suspects(&self) -> Option<&Pre> {
+        let load = || {
+            let component = aot::metered(&self.engine, &self.metered).map_err(|e| format!("{e:#}"));
+            let pre = component.and_then(|component| {
+                Pre::new(self.engine.metered(), &component).map_err(|e| format!("{e:?}"))
+            });
+            pre.inspect_err(|reason| {
+                tracing::error!(digest = %self.digest, reason, "no native code that counts instructions");
+            })
+            .ok()
+        };
+        self.suspects.get_or_init(load).as_ref()
+    }
 }

@@ -1,7 +1,7 @@
 //! Runs hot-swappable WASM transforms: a batch of events in, checked rows out.
 //!
-//! - [`Registry`]: immutable modules and artifacts by digest, numbered pointers to the active one.
-//! - [`Active`]: follows the pointers, keeps the last good module.
+//! - [`Registry`]: immutable modules and signed artifacts by digest, numbered pointers to what is active.
+//! - [`Active`]: follows the pointers, keeps the last good module of each slot.
 //! - [`Module`]: a loaded module; runs batches, one fresh instance each.
 //! - `compile` (feature of that name): makes artifacts. The operator's command has it, a function never.
 //!
@@ -15,21 +15,32 @@ mod cells;
 #[cfg(feature = "compile")]
 pub mod compile;
 mod engine;
+#[cfg(feature = "compile")]
+pub mod fixture;
 mod guest;
 mod host;
 mod model;
+mod packed;
 mod registry;
 mod row;
 mod schema;
+mod signature;
+mod typed;
+mod watch;
 
 pub use active::{Active, ActiveError, Loaded};
 pub use aot::Artifact;
 pub use cells::{CellError, ColumnType};
-pub use engine::{ENGINE_KEY, Engine, EngineError, Limits};
+pub use engine::{Engine, EngineError, Limits, Target};
 pub use host::{LoadError, Module};
 pub use model::{
     Batch, Digest, Event, Generation, InvalidDigest, InvalidGeneration, Outcome, Rejection, Row, Stage,
     Stamp, Unfinished,
 };
-pub use registry::{ModuleInfo, Pointer, PointerKind, Published, Registry, RegistryError};
+pub use registry::{
+    ActiveTransform, Change, ChangeKind, ModuleInfo, Pointer, Published, Registry, RegistryError,
+    RejectLimit, Signed, Slot, Stats, TableInfo,
+};
 pub use schema::{Column, HOST_COLUMNS, Schema, SchemaError, Table};
+pub use signature::{KeyError, PublicKey, SigningKey, TrustedKeys};
+pub use watch::Counts;

@@ -4,22 +4,24 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// One event as it came from the broker. Times are microseconds since 1970-01-01 UTC.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Event {
-    pub id: String,
-    pub event_type: String,
-    pub aggregate_id: String,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event<'a> {
+    pub id: &'a str,
+    pub event_type: &'a str,
+    pub aggregate_id: &'a str,
     /// 1, 2, 3 … for each aggregate.
     pub aggregate_version: u64,
     pub schema_version: u32,
     pub occurred_at_us: i64,
     /// When the broker got it. The module doesn't see it: a repeated delivery has another.
     pub relayed_at_us: i64,
-    pub topic: String,
+    pub topic: &'a str,
     pub partition: i32,
     pub offset: i64,
-    pub headers: Vec<(String, Vec<u8>)>,
-    pub payload: Vec<u8>,
+    pub headers: &'a [(String, Vec<u8>)],
+    pub payload: &'a [u8],
+    /// Made by Outflow itself to measure the way; figures leave its rows out. The module doesn't see it.
+    pub is_canary: bool,
 }
 
 /// What the host adds to the rows of one batch.

@@ -1,19 +1,23 @@
-//! Where modules live, and which one is active: a local folder or an S3 bucket, one code path.
+//! Where modules live, and which ones are active: a local folder or an S3 bucket, one code path.
 //!
 //! ```text
-//! modules/<sha256>.wasm                    the component, immutable
-//! modules/<sha256>.json                    what it says of itself: `ModuleInfo`
-//! artifacts/<engine key>/<sha256>.cwasm    native code of that module for one engine
-//! artifacts/<engine key>/<sha256>.json     `ArtifactInfo`: SHA-256 of the native code
-//! pointers/<number, 8 digits>.json         `Pointer`; the highest number is active, and is the generation
+//! modules/<sha256>.wasm                          the component, immutable
+//! modules/<sha256>.json                          what it says of itself: `ModuleInfo`
+//! artifacts/<engine key>/<sha256>.cwasm          native code of that module for one engine
+//! artifacts/<engine key>/<sha256>.metered.cwasm  the same, counting instructions
+//! artifacts/<engine key>/<sha256>.json           `ArtifactInfo`: digests of both, and a signature
+//! pointers/<number, 8 digits>.json               `Pointer`: a change, and all that is active after it
+//! stats/<generation>/<instance>.json             `Stats` of one process of the function
+//! shadows/<sha256>.json                          the last report of a candidate that ran beside the active module
 //! ```
 //! A pointer is created with a condition (it must not exist), so of two people who activate at once one is
 //! told. Local folders know no conditional update, which is why pointers are numbered and never changed.
 
+mod pointers;
 mod records;
 mod url;
 
-use crate::{Artifact, Digest, ENGINE_KEY, Generation, InvalidGeneration, Schema};
+use crate::{Artifact, Digest, Generation, InvalidGeneration, Schema, SigningKey, Target, TrustedKeys};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, path::Path};
@@ -22,10 +26,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-pub use records::{ModuleInfo, Pointer, PointerKind};
-
-/// Digits of a pointer's file name: the largest generation has 8.
-const POINTER_DIGITS: usize = 8;
+pub use pointers::Signed;
+pub use records::{
+    ActiveTransform, Change, ChangeKind, ModuleInfo, Pointer, RejectLimit, Slot, Stats, TableInfo,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
@@ -56,17 +60,32 @@ pub enum RegistryError {
     #[error("module {digest} was never published here")]
     UnknownModule { digest: String },
     #[error(
-        "module {digest} has no native code for {ENGINE_KEY}; publish it again with this release of outflow"
+        "module {digest} has no native code for {engine}; publish it again with this release: `outflow transform publish`"
     )]
-    NoArtifact { digest: Digest },
+    NoArtifact { digest: Digest, engine: &'static str },
+    #[error(
+        "{path} is not signed by a trusted key (it names {signed_by}): publish the module with one that \
+         OUTFLOW_TRANSFORM_TRUSTED_KEYS lists, by `outflow transform publish`"
+    )]
+    Untrusted { path: String, signed_by: String },
     #[error("'{prefix}' is the beginning of {count} digests; give more of it")]
     Ambiguous { prefix: String, count: usize },
     #[error(
-        "someone else activated a module at this moment (generation {generation}); look at `status` and try again"
+        "someone else changed what is active at this moment (generation {generation}); look at `outflow transform status` and try again"
     )]
     Conflict { generation: Generation },
-    #[error("there is no earlier module to go back to")]
-    NothingToRollBackTo,
+    #[error("table {table} is filled by the active transform of {slot}: deactivate that one first")]
+    TableTaken { table: String, slot: Slot },
+    #[error("nothing is active in {slot}")]
+    NotActive { slot: Slot },
+    #[error("generation {expected} of {slot} is not active any more, {found} is")]
+    Superseded { slot: Slot, expected: Generation, found: Generation },
+    #[error("there is no earlier module of {slot} to go back to")]
+    NothingToRollBackTo { slot: Slot },
+    #[error("several transforms are active: say which one with --slot ({slots})")]
+    WhichSlot { slots: String },
+    #[error("no transform is active")]
+    NoneActive,
     #[error("the registry has used up its generations")]
     Exhausted(#[source] InvalidGeneration),
 }
@@ -77,7 +96,8 @@ pub struct Published {
     pub info: ModuleInfo,
     /// False where the same bytes were already there.
     pub new_module: bool,
-    pub new_artifact: bool,
+    /// Targets whose native code is new or signed anew.
+    pub new_artifacts: Vec<&'static str>,
 }
 
 /// A registry of modules.
@@ -86,20 +106,26 @@ pub struct Registry {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     location: String,
+    trusted: TrustedKeys,
 }
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Registry").field(&self.location).finish()
+        f.debug_struct("Registry").field("location", &self.location).field("trusted", &self.trusted).finish()
     }
 }
 
 impl Registry {
     /// Opens `file:///absolute/folder`, a plain folder, or `s3://bucket/prefix` (feature `s3`; region and
     /// credentials from AWS's usual variables). A local folder is made where it is missing.
-    pub fn open(location: &str) -> Result<Self, RegistryError> {
+    ///
+    /// Native code is taken from it only if one of the `trusted` keys signed for it.
+    ///
+    /// # Errors
+    /// Where the location is none.
+    pub fn open(location: &str, trusted: TrustedKeys) -> Result<Self, RegistryError> {
         let (store, prefix) = url::open(location)?;
-        Ok(Self { store, prefix, location: location.to_owned() })
+        Ok(Self { store, prefix, location: location.to_owned(), trusted })
     }
 
     /// As it was given to [`Registry::open`].
@@ -107,12 +133,16 @@ impl Registry {
         &self.location
     }
 
-    /// Stores a module with its native code; both may be there already. The caller has loaded the module.
+    /// Stores a module with its native code, signed; all of it may be there already. The caller has loaded the module.
+    ///
+    /// # Errors
+    /// Where the registry can't be read or written. What was written by then does no harm.
     pub async fn publish(
         &self,
         wasm: &[u8],
-        artifact: &Artifact,
+        artifacts: &[(Target, Artifact)],
         schema: &Schema,
+        key: &SigningKey,
         now: OffsetDateTime,
     ) -> Result<Published, RegistryError> {
         let digest = Digest::of(wasm);
@@ -127,20 +157,30 @@ impl Registry {
         if new_module || self.read_json::<ModuleInfo>(&path).await.is_err() {
             self.write_json(&path, &info, PutMode::Overwrite).await?;
         }
-        let new_artifact = match self.artifact(&digest).await {
-            Ok(_) => false,
-            Err(_) => {
-                let record = ArtifactInfo::new(digest.clone(), artifact, now);
-                let [code, about] = self.artifact_paths(&digest);
-                self.write(&code, artifact.bytes().to_vec(), PutMode::Overwrite).await?;
-                self.write_json(&about, &record, PutMode::Overwrite).await?;
-                true
+        let signer = TrustedKeys::from(key.public());
+        let mut new_artifacts = Vec::new();
+        for (target, artifact) in artifacts {
+            if self.signed_artifact(&digest, *target, &signer).await.is_ok() {
+                continue;
             }
-        };
-        Ok(Published { info, new_module, new_artifact })
+            let [fast, metered] = artifact.bytes();
+            let parts = artifact.parts();
+            let signed = (key.public(), key.sign(&digest, target.key, &parts));
+            let sizes = (parts, [fast.len(), metered.len()]);
+            let about = ArtifactInfo::new(digest.clone(), *target, sizes, signed, now);
+            let [fast_path, metered_path, about_path] = self.artifact_paths(&digest, *target);
+            self.write(&fast_path, fast.to_vec(), PutMode::Overwrite).await?;
+            self.write(&metered_path, metered.to_vec(), PutMode::Overwrite).await?;
+            self.write_json(&about_path, &about, PutMode::Overwrite).await?;
+            new_artifacts.push(target.key);
+        }
+        Ok(Published { info, new_module, new_artifacts })
     }
 
     /// Every published module, newest first.
+    ///
+    /// # Errors
+    /// Where one of them can't be read.
     pub async fn modules(&self) -> Result<Vec<ModuleInfo>, RegistryError> {
         let mut modules = Vec::new();
         for name in self.list("modules").await? {
@@ -153,6 +193,9 @@ impl Registry {
     }
 
     /// The module whose digest begins with `prefix`.
+    ///
+    /// # Errors
+    /// Where there is none, or there are several.
     pub async fn find(&self, prefix: &str) -> Result<ModuleInfo, RegistryError> {
         let names = self.list("modules").await?;
         let mut found: Vec<&str> = names
@@ -172,116 +215,117 @@ impl Registry {
         }
     }
 
-    /// The native code of a module for this engine, held against its recorded digest.
-    pub async fn artifact(&self, digest: &Digest) -> Result<Artifact, RegistryError> {
-        let [code, about] = self.artifact_paths(digest);
-        let missing = || RegistryError::NoArtifact { digest: digest.clone() };
+    /// The component itself, held against its digest.
+    ///
+    /// # Errors
+    /// Where it is not there, or damaged.
+    pub async fn module(&self, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
+        let path = self.path("modules", &format!("{digest}.wasm"));
+        let missing = || RegistryError::UnknownModule { digest: digest.to_string() };
+        let wasm = self.read_if_there(&path).await?.ok_or_else(missing)?;
+        if Digest::of(&wasm) != *digest {
+            return Err(RegistryError::Damaged { path: path.to_string() });
+        }
+        Ok(wasm.to_vec())
+    }
+
+    /// The native code of a module for a target, signed by a trusted key.
+    ///
+    /// # Errors
+    /// Where there is none, nobody trusted signed for it, or its bytes are not the signed ones.
+    pub async fn artifact(&self, digest: &Digest, target: Target) -> Result<Artifact, RegistryError> {
+        self.signed_artifact(digest, target, &self.trusted).await
+    }
+
+    async fn signed_artifact(
+        &self,
+        digest: &Digest,
+        target: Target,
+        trusted: &TrustedKeys,
+    ) -> Result<Artifact, RegistryError> {
+        let [fast, metered, about] = self.artifact_paths(digest, target);
+        let missing = || RegistryError::NoArtifact { digest: digest.clone(), engine: target.key };
         let Some(record) = self.read_if_there(&about).await? else { return Err(missing()) };
         let record: ArtifactInfo = parse(&about, &record)?;
         same(&about, digest.as_str(), record.module.as_str())?;
-        same(&about, ENGINE_KEY, &record.engine)?;
-        let Some(bytes) = self.read_if_there(&code).await? else { return Err(missing()) };
-        Artifact::verified(bytes.to_vec(), &record.artifact)
-            .ok_or_else(|| RegistryError::Damaged { path: code.to_string() })
+        same(&about, target.key, &record.engine)?;
+        let parts = record.parts();
+        if !trusted.vouch(&record.signature, digest, target.key, &parts) {
+            return Err(RegistryError::Untrusted { path: about.to_string(), signed_by: record.signed_by });
+        }
+        let Some(code) = self.read_if_there(&fast).await? else { return Err(missing()) };
+        let Some(counting) = self.read_if_there(&metered).await? else { return Err(missing()) };
+        Artifact::verified(code.to_vec(), counting.to_vec(), &parts)
+            .ok_or_else(|| RegistryError::Damaged { path: fast.to_string() })
     }
 
-    /// The numbers of all pointers, lowest first. Their contents aren't read: this is the cheap question that
-    /// each invocation asks.
-    pub async fn generations(&self) -> Result<Vec<Generation>, RegistryError> {
-        let mut generations: Vec<Generation> = self
-            .list("pointers")
-            .await?
-            .iter()
-            .filter_map(|name| Generation::new(name.strip_suffix(".json")?.parse().ok()?).ok())
-            .collect();
-        generations.sort_unstable();
-        Ok(generations)
-    }
-
-    /// One pointer.
-    pub async fn pointer(&self, generation: Generation) -> Result<Pointer, RegistryError> {
-        let path = self.pointer_path(generation);
-        let pointer: Pointer = self.read_json(&path).await?;
-        same(&path, &generation.to_string(), &pointer.generation.to_string())?;
-        Ok(pointer)
-    }
-
-    /// Makes a published module the active one, from each function's next batch on.
+    /// Replaces what this process has told of an activation.
     ///
     /// # Errors
-    /// [`RegistryError::Conflict`] where another activation won; [`RegistryError::UnknownModule`] and
-    /// [`RegistryError::NoArtifact`] where the module can't run. Nothing is changed then.
-    pub async fn activate(
+    /// Where the registry can't be written.
+    pub async fn put_stats(
         &self,
-        digest: &Digest,
-        by: &str,
-        now: OffsetDateTime,
-    ) -> Result<Pointer, RegistryError> {
-        let last = self.generations().await?.last().copied();
-        self.point(last, digest, by, now, PointerKind::Activate).await
+        generation: Generation,
+        instance: &str,
+        stats: &Stats,
+    ) -> Result<(), RegistryError> {
+        let path = self.path("stats", &generation.to_string()).join(format!("{instance}.json"));
+        self.write_json(&path, stats, PutMode::Overwrite).await
     }
 
-    /// Goes back to the module that was active before the present one, under a new generation, so that its
-    /// rows beat those that the bad module wrote.
-    pub async fn roll_back(&self, by: &str, now: OffsetDateTime) -> Result<Pointer, RegistryError> {
-        let generations = self.generations().await?;
-        let mut bad: Option<Digest> = None;
-        for &generation in generations.iter().rev() {
-            let digest = match (self.pointer(generation).await, &bad) {
-                (Ok(pointer), None) => {
-                    bad = Some(pointer.digest);
-                    continue;
-                }
-                (Ok(pointer), Some(bad)) if pointer.digest != *bad => pointer.digest,
-                (Ok(_), Some(_)) => continue,
-                // An unreadable pointer never became active: behind it is the one that is.
-                (Err(_), _) => continue,
-            };
-            return self.point(generations.last().copied(), &digest, by, now, PointerKind::RollBack).await;
-        }
-        Err(RegistryError::NothingToRollBackTo)
-    }
-
-    async fn point(
-        &self,
-        last: Option<Generation>,
-        digest: &Digest,
-        by: &str,
-        now: OffsetDateTime,
-        kind: PointerKind,
-    ) -> Result<Pointer, RegistryError> {
-        let info = self.find(digest.as_str()).await?;
-        self.artifact(digest).await?;
-        let generation = match last {
-            Some(last) => last.next().map_err(RegistryError::Exhausted)?,
-            None => Generation::FIRST,
-        };
-        let pointer = Pointer::new(generation, &info, by, now, kind);
-        match self.write_json(&self.pointer_path(generation), &pointer, PutMode::Create).await {
-            Ok(()) => Ok(pointer),
-            Err(RegistryError::Write { source: object_store::Error::AlreadyExists { .. }, .. }) => {
-                Err(RegistryError::Conflict { generation })
+    /// What all processes together have told of an activation.
+    ///
+    /// # Errors
+    /// Where the registry can't be read.
+    pub async fn stats(&self, generation: Generation) -> Result<Stats, RegistryError> {
+        let folder = format!("stats/{generation}");
+        let mut sum = Stats::default();
+        for name in self.list(&folder).await? {
+            let path = self.path("stats", &generation.to_string()).join(name);
+            // Another process may be writing it at this moment.
+            if let Ok(stats) = self.read_json::<Stats>(&path).await {
+                sum += stats;
             }
-            Err(other) => Err(other),
         }
+        Ok(sum)
+    }
+
+    /// Keeps a report of a candidate beside its module.
+    ///
+    /// # Errors
+    /// Where the registry can't be written.
+    pub async fn put_shadow_report(
+        &self,
+        digest: &Digest,
+        report: &impl Serialize,
+    ) -> Result<(), RegistryError> {
+        self.write_json(&self.path("shadows", &format!("{digest}.json")), report, PutMode::Overwrite).await
+    }
+
+    /// The last report of a candidate; None where it never ran as one.
+    ///
+    /// # Errors
+    /// Where it can't be read.
+    pub async fn shadow_report<T: DeserializeOwned>(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<T>, RegistryError> {
+        let path = self.path("shadows", &format!("{digest}.json"));
+        self.read_if_there(&path).await?.map(|text| parse(&path, &text)).transpose()
     }
 
     fn path(&self, folder: &str, name: &str) -> Path {
         self.prefix.clone().join(folder).join(name)
     }
 
-    fn pointer_path(&self, generation: Generation) -> Path {
-        self.path("pointers", &format!("{:0POINTER_DIGITS$}.json", generation.get()))
+    fn artifact_paths(&self, digest: &Digest, target: Target) -> [Path; 3] {
+        let folder = self.prefix.clone().join("artifacts").join(target.key);
+        ["cwasm", "metered.cwasm", "json"].map(|end| folder.clone().join(format!("{digest}.{end}")))
     }
 
-    fn artifact_paths(&self, digest: &Digest) -> [Path; 2] {
-        let folder = self.prefix.clone().join("artifacts").join(ENGINE_KEY);
-        [folder.clone().join(format!("{digest}.cwasm")), folder.join(format!("{digest}.json"))]
-    }
-
-    /// File names directly in a folder; none where the folder isn't there yet.
+    /// File names below a folder; none where the folder isn't there yet.
     async fn list(&self, folder: &str) -> Result<Vec<String>, RegistryError> {
-        let path = self.prefix.clone().join(folder);
+        let path = folder.split('/').fold(self.prefix.clone(), |path, part| path.join(part));
         self.store
             .list(Some(&path))
             .map_ok(|object| object.location.filename().unwrap_or_default().to_owned())

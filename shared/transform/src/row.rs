@@ -1,107 +1,152 @@
 //! From a module's rows to JSON objects: cells checked, the host's columns stamped.
 
 use crate::{
-    Digest, Event, Generation, Rejection, Row, Stage, Stamp,
-    bindings::outflow::transform::types as wire,
-    cells::{is_uuid, write_millis, write_string},
+    Digest, Event, Generation, Outcome, Rejection, Row, Stage, Stamp,
+    cells::{Cell, WriteCell, is_uuid, write_millis, write_number, write_plain},
     schema::{Schema, Table},
 };
 
 /// Aggregate versions from here on would push a row's version to 2^63, which JSON readers can't be trusted
 /// with.
 const AGGREGATE_VERSION_LIMIT: u64 = 1 << (63 - Generation::BITS);
+/// An analytics row with its digest, ids and times is about this long.
+const TYPICAL_LEN: usize = 640;
 
 /// Builds the rows of one batch.
+#[derive(Clone, Copy)]
 pub(crate) struct Stamper<'a> {
     pub(crate) schema: &'a Schema,
-    pub(crate) digest: &'a Digest,
     pub(crate) stamp: Stamp,
+    /// See [`same_in_each_row`].
+    pub(crate) same: &'a [Vec<u8>; 3],
     /// Bytes that a row may have as JSON.
     pub(crate) row_bytes: usize,
+    /// Rows that one event may become.
+    pub(crate) rows_per_record: usize,
 }
 
-impl Stamper<'_> {
-    /// Every row of an event, or the reason why the event is rejected: no part of an event is written.
-    pub(crate) fn rows(&self, event: &Event, rows: &[wire::Row]) -> Result<Vec<Row>, Rejection> {
-        let version = version(event.aggregate_version, self.stamp.generation).ok_or_else(|| {
-            let message = format!(
-                "aggregate version {} is outside 1..{AGGREGATE_VERSION_LIMIT}",
-                event.aggregate_version
-            );
-            rejection("aggregate_version", message)
-        })?;
-        if !is_uuid(&event.id) {
-            return Err(rejection("event_id", format!("event id '{}' is no UUID", event.id)));
+/// Builds the rows of one event: all of them, or the reason why the event is rejected.
+///
+/// After a rejection it goes on taking cells without looking at them: whoever reads them from bytes has to pass them.
+pub(crate) struct EventRows<'a> {
+    stamper: Stamper<'a>,
+    event: &'a Event<'a>,
+    version: u64,
+    rows: Vec<Row>,
+    rejection: Option<Rejection>,
+}
+
+/// One row of it, cell by cell.
+pub(crate) struct RowCells<'r, 'a> {
+    rows: &'r mut EventRows<'a>,
+    /// None where the row is not looked at any more.
+    table: Option<&'a Table>,
+    at: usize,
+    json: Vec<u8>,
+}
+
+/// What the host's columns have in common in all rows of a batch: digest; time of the transformation and the mark of a row
+/// that is no canary's, and of one that is.
+pub(crate) fn same_in_each_row(digest: &Digest, stamp: Stamp) -> [Vec<u8>; 3] {
+    let mut time = Vec::new();
+    write_millis(stamp.transformed_at_us, &mut time);
+    let end =
+        |mark: &str| [b",\"transformed_at\":", &time[..], b",\"is_canary\":", mark.as_bytes(), b"}"].concat();
+    [format!(",\"transform_digest\":\"{digest}\",\"occurred_at\":").into_bytes(), end("0"), end("1")]
+}
+
+impl<'a> Stamper<'a> {
+    /// Begins the rows of an event, of which the module says how many there are.
+    pub(crate) fn event(self, event: &'a Event<'a>, count: usize) -> EventRows<'a> {
+        let mut rows = EventRows { stamper: self, event, version: 0, rows: Vec::new(), rejection: None };
+        let limit = self.rows_per_record;
+        match version(event.aggregate_version, self.stamp.generation) {
+            _ if count > limit => {
+                rows.reject("too_many_rows", format!("{count} rows, at most {limit} are possible"));
+            }
+            None => {
+                let message = format!(
+                    "aggregate version {} is outside 1..{AGGREGATE_VERSION_LIMIT}",
+                    event.aggregate_version
+                );
+                rows.reject("aggregate_version", message);
+            }
+            Some(_) if !is_uuid(event.id) => {
+                rows.reject("event_id", format!("event id '{}' is no UUID", event.id));
+            }
+            Some(version) => {
+                rows.version = version;
+                rows.rows.reserve_exact(count);
+            }
         }
-        rows.iter()
-            .map(|row| {
-                let Some(table) = self.schema.tables.get(usize::from(row.table)) else {
-                    let message = format!("table {} of {}", row.table, self.schema.tables.len());
-                    return Err(rejection("unknown_table", message));
-                };
-                let json = self.json(event, version, table, &row.values)?;
-                if json.len() > self.row_bytes {
-                    let (found, limit) = (json.len(), self.row_bytes);
-                    return Err(rejection(
-                        "row_too_large",
-                        format!("{found} bytes, at most {limit} are possible"),
-                    ));
+        rows
+    }
+}
+
+impl<'a> EventRows<'a> {
+    /// Begins a row of the module's `table`-th table, with as many cells as the module says.
+    pub(crate) fn row<'r>(&'r mut self, table: u16, cells: usize) -> RowCells<'r, 'a> {
+        let schema = self.stamper.schema;
+        let mut found = None;
+        if self.rejection.is_none() {
+            match schema.tables.get(usize::from(table)) {
+                Some(table) if table.columns.len() == cells => found = Some(table),
+                Some(table) => {
+                    let message =
+                        format!("{cells} values for the {} columns of {}", table.columns.len(), table.name);
+                    self.reject("wrong_column_count", message);
                 }
-                Ok(Row { table: table.name.clone(), json })
-            })
-            .collect()
+                None => self.reject("unknown_table", format!("table {table} of {}", schema.tables.len())),
+            }
+        }
+        let json = if found.is_some() { Vec::with_capacity(TYPICAL_LEN) } else { Vec::new() };
+        RowCells { rows: self, table: found, at: 0, json }
     }
 
-    fn json(
-        &self,
-        event: &Event,
-        version: u64,
-        table: &Table,
-        values: &[wire::Value],
-    ) -> Result<Vec<u8>, Rejection> {
-        if values.len() != table.columns.len() {
-            let message =
-                format!("{} values for the {} columns of {}", values.len(), table.columns.len(), table.name);
-            return Err(rejection("wrong_column_count", message));
+    pub(crate) fn end(self) -> Outcome {
+        match self.rejection {
+            Some(rejection) => Outcome::Reject(rejection),
+            None => Outcome::Rows(self.rows),
         }
-        /// An analytics row with its digest, ids and times is about this long.
-        const TYPICAL_LEN: usize = 640;
-        let mut out = Vec::with_capacity(TYPICAL_LEN);
-        out.push(b'{');
-        for (column, value) in table.columns.iter().zip(values) {
-            key(&column.name, &mut out);
-            column.column_type.write(value, &mut out).map_err(|e| {
-                rejection("cell_does_not_fit", format!("column {}.{}: {e}", table.name, column.name))
-            })?;
-            out.push(b',');
-        }
-        key("version", &mut out);
-        out.extend_from_slice(version.to_string().as_bytes());
-        out.extend_from_slice(b",\"is_deleted\":0,");
-        key("event_id", &mut out);
-        write_string(&event.id, &mut out);
-        out.push(b',');
-        key("transform_digest", &mut out);
-        write_string(self.digest.as_str(), &mut out);
-        for (name, micros) in [
-            ("occurred_at", event.occurred_at_us),
-            ("relayed_at", event.relayed_at_us),
-            ("transformed_at", self.stamp.transformed_at_us),
-        ] {
-            out.push(b',');
-            key(name, &mut out);
-            write_millis(micros, &mut out);
-        }
-        out.push(b'}');
-        Ok(out)
+    }
+
+    fn reject(&mut self, code: &str, message: String) {
+        self.rejection = Some(Rejection { stage: Stage::Row, code: code.to_owned(), message });
     }
 }
 
-/// `"name":`; names were checked to be plain, so nothing needs escaping.
-fn key(name: &str, out: &mut Vec<u8>) {
-    out.push(b'"');
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b"\":");
+impl RowCells<'_, '_> {
+    pub(crate) fn cell(&mut self, cell: Cell<'_>) {
+        let Some(table) = self.table else { return };
+        let column = &table.columns[self.at];
+        self.json.extend_from_slice(&table.keys[self.at]);
+        self.at += 1;
+        if let Err(error) = column.column_type.write(cell, &mut self.json) {
+            self.rows.reject("cell_does_not_fit", format!("column {}.{}: {error}", table.name, column.name));
+            self.table = None;
+        }
+    }
+
+    /// Stamps the host's columns. `row` was told how many cells there are, and each was given.
+    pub(crate) fn end(self) {
+        let Self { rows, table: Some(table), mut json, .. } = self else { return };
+        let EventRows { stamper, event, version, .. } = rows;
+        json.extend_from_slice(b",\"version\":");
+        write_number(*version, &mut json);
+        json.extend_from_slice(b",\"is_deleted\":0,\"event_id\":");
+        write_plain(event.id, &mut json);
+        json.extend_from_slice(&stamper.same[0]);
+        write_millis(event.occurred_at_us, &mut json);
+        json.extend_from_slice(b",\"relayed_at\":");
+        write_millis(event.relayed_at_us, &mut json);
+        json.extend_from_slice(&stamper.same[if event.is_canary { 2 } else { 1 }]);
+        if json.len() > stamper.row_bytes {
+            let message = format!("{} bytes, at most {} are possible", json.len(), stamper.row_bytes);
+            rows.reject("row_too_large", message);
+            return;
+        }
+        rows.rows.push(Row { table: table.name.clone(), json });
+    }
 }
 
 /// The version of a row: the aggregate's above the generation, so that a newer state always wins, and of one
@@ -110,10 +155,6 @@ fn version(aggregate_version: u64, generation: Generation) -> Option<u64> {
     (1..AGGREGATE_VERSION_LIMIT)
         .contains(&aggregate_version)
         .then(|| (aggregate_version << Generation::BITS) | u64::from(generation.get()))
-}
-
-fn rejection(code: &str, message: String) -> Rejection {
-    Rejection { stage: Stage::Row, code: code.to_owned(), message }
 }
 
 #[cfg(test)]

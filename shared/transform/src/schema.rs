@@ -1,6 +1,6 @@
 //! What a module says of itself, checked: name, event types, tables and their columns.
 
-use crate::{bindings::outflow::transform::types::Descriptor, cells::ColumnType};
+use crate::{bindings::typed::outflow::transform::types::Descriptor, cells::ColumnType};
 use std::sync::Arc;
 
 /// Columns that the host stamps, and those that the pipe behind it adds. A module decides what a row says,
@@ -14,7 +14,7 @@ pub const HOST_COLUMNS: [&str; 9] = [
     "relayed_at",
     "transformed_at",
     "loaded_at",
-    "canary",
+    "is_canary",
 ];
 
 /// Names that end up in topics and in SQL: short and plain.
@@ -38,6 +38,8 @@ pub struct Table {
     pub name: Arc<str>,
     /// The module's columns, in the order of its values; the host's come behind them.
     pub columns: Vec<Column>,
+    /// What stands before each column's value in a row's JSON.
+    pub(crate) keys: Vec<Box<[u8]>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +88,13 @@ impl Schema {
                 }
                 unique(table.columns.iter().map(|column| column.name.as_str()))?;
                 let columns = table.columns.into_iter().map(|c| column(&table.name, c.name, &c.ch_type));
-                Ok(Table { columns: columns.collect::<Result<_, _>>()?, name: table.name.into() })
+                let columns: Vec<Column> = columns.collect::<Result<_, _>>()?;
+                // Names were checked to be plain, so nothing needs escaping.
+                let key = |(at, column): (usize, &Column)| {
+                    format!("{}\"{}\":", if at == 0 { '{' } else { ',' }, column.name).into_bytes().into()
+                };
+                let keys = columns.iter().enumerate().map(key).collect();
+                Ok(Table { columns, keys, name: table.name.into() })
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { name, version, event_types, tables })

@@ -2,11 +2,19 @@
 
 mod support;
 
-use outflow_transform::{Batch, LoadError, Module, Outcome, Rejection, SchemaError};
-use support::{engine, impatient_engine, load, patched, stamp, test_guest, told};
+use outflow_transform::{Batch, Engine, Limits, LoadError, Module, Outcome, Rejection, SchemaError};
+use std::{process::Command, time::Duration};
+use support::{engine, guest, load, patched, patient, stamp, test_guest, told};
 
 fn module() -> Module {
     load(&engine(), test_guest()).expect("the test guest loads")
+}
+
+/// An engine with one limit changed.
+fn limited(change: impl FnOnce(&mut Limits)) -> Engine {
+    let mut limits = patient();
+    change(&mut limits);
+    Engine::new(limits).expect("the engine starts")
 }
 
 fn run(orders: &[&str]) -> Batch {
@@ -47,7 +55,7 @@ fn a_row_has_the_modules_cells_and_the_hosts_stamps() {
     assert_eq!(&*rows[0].table, "table_one");
     let json = String::from_utf8(rows[0].json.clone()).expect("JSON is UTF-8");
     let json = json.replace(module.digest().as_str(), "DIGEST");
-    expect_test::expect![[r#"{"note_id":"0192a7c1-0000-7000-8000-000000000001","xersion":"a note","calls_made":0,"version":50331655,"is_deleted":0,"event_id":"0192a7c1-0000-7000-8000-0000000000ff","transform_digest":"DIGEST","occurred_at":"2026-01-02 03:04:05.678","relayed_at":"2026-01-02 03:04:06.000","transformed_at":"2027-01-15 08:00:00.123"}"#]].assert_eq(&json);
+    expect_test::expect![[r#"{"note_id":"0192a7c1-0000-7000-8000-000000000001","xersion":"a note","calls_made":0,"version":50331655,"is_deleted":0,"event_id":"0192a7c1-0000-7000-8000-0000000000ff","transform_digest":"DIGEST","occurred_at":"2026-01-02 03:04:05.678","relayed_at":"2026-01-02 03:04:06.000","transformed_at":"2027-01-15 08:00:00.123","is_canary":0}"#]].assert_eq(&json);
     serde_json::from_str::<serde_json::Value>(&json).expect("a JSON object");
 }
 
@@ -61,7 +69,7 @@ fn each_record_has_its_own_outcome_in_order() {
 #[test]
 fn events_of_other_types_never_reach_the_module() {
     let mut other = told("panic");
-    other.event_type = "Untold".to_owned();
+    other.event_type = "Untold";
     let batch = module().run(&[told("a"), other, told("b")], stamp());
     assert_eq!(words(&batch), ["row", "skip", "row"]);
 }
@@ -83,7 +91,7 @@ fn of_500_records_only_the_one_that_traps_is_rejected() {
 fn a_trap_is_told_apart_by_its_message() {
     let batch = run(&["panic", "bomb", "overflow the stack"]);
     expect_test::expect![[r#"
-        wasm trap: wasm `unreachable` instruction executed: panicked at test-guest/src/lib.rs:48:20:
+        wasm trap: wasm `unreachable` instruction executed: panicked at test-guest/src/lib.rs:73:20:
         told to panic
         forcing trap when growing memory to 68026368 bytes
         wasm trap: call stack exhausted
@@ -92,9 +100,27 @@ fn a_trap_is_told_apart_by_its_message() {
 }
 
 #[test]
-fn an_endless_loop_condemns_no_record_and_those_before_it_are_done() {
-    let module = load(&impatient_engine(), test_guest()).expect("the test guest loads");
-    let batch = module.run(&["a", "b", "loop", "c"].map(told), stamp());
+fn an_endless_loop_is_rejected_by_its_instructions_and_its_neighbours_go_on() {
+    let engine = limited(|limits| {
+        limits.batch_deadline = Duration::from_millis(300);
+        limits.record_fuel = 2_000_000;
+    });
+    let batch = load(&engine, test_guest()).expect("it loads").run(&["a", "loop", "b"].map(told), stamp());
+    assert_eq!(words(&batch), ["row", "trap:out_of_fuel", "row"]);
+    assert_eq!(messages(&batch), "it takes more than 2000000 instructions\n");
+    assert!(is_finished(&batch));
+}
+
+#[test]
+fn a_deadline_condemns_no_record_and_those_before_it_are_done() {
+    // More instructions than the deadline lets through: as a host that stalls looks from within.
+    let engine = limited(|limits| {
+        limits.batch_deadline = Duration::from_millis(300);
+        limits.record_deadline = Duration::from_millis(300);
+        limits.record_fuel = u64::MAX;
+    });
+    let batch =
+        load(&engine, test_guest()).expect("it loads").run(&["a", "b", "loop", "c"].map(told), stamp());
     assert_eq!(words(&batch), ["row", "row"]);
     let unfinished = batch.unfinished.expect("the loop is left to a retry");
     assert_eq!(unfinished.from, 2);
@@ -102,10 +128,34 @@ fn an_endless_loop_condemns_no_record_and_those_before_it_are_done() {
 }
 
 #[test]
+fn a_rerun_ends_with_its_budget_and_leaves_the_rest_to_a_retry() {
+    let engine = limited(|limits| limits.rerun_budget = Duration::ZERO);
+    let batch = load(&engine, test_guest()).expect("it loads").run(&["panic", "a"].map(told), stamp());
+    let unfinished = batch.unfinished.expect("there was no time for the rest");
+    assert!(unfinished.from <= 1 && unfinished.reason.contains("time for a rerun"), "{unfinished:?}");
+}
+
+#[test]
 fn a_wrong_number_of_outcomes_rejects_the_record_that_causes_it() {
     for wrong in ["no outcome", "two outcomes"] {
         assert_eq!(words(&run(&["a", wrong, "b"])), ["row", "trap:wrong_outcome_count", "row"], "{wrong}");
     }
+}
+
+#[test]
+fn what_is_no_answer_rejects_the_record_that_causes_it() {
+    let cases = ["cut the answer", "say more", "unknown outcome", "long text", "no utf-8"];
+    for wrong in cases {
+        assert_eq!(words(&run(&["a", wrong, "b"])), ["row", "trap:malformed_answer", "row"], "{wrong}");
+    }
+    expect_test::expect![[r#"
+        its answer can't be read: it ends in the middle of a cell
+        its answer can't be read: 1 bytes follow the last outcome
+        its answer can't be read: outcome 9 is unknown
+        its answer can't be read: it ends in the middle of a text
+        its answer can't be read: a text is not UTF-8
+    "#]]
+    .assert_eq(&messages(&run(&cases)));
 }
 
 #[test]
@@ -134,8 +184,118 @@ fn a_version_that_would_overflow_rejects_the_event() {
 
 #[test]
 fn a_flood_of_output_or_of_log_lines_ends_at_its_limit() {
-    let batch = run(&["flood the log", "forty megabytes", "a"]);
+    let batch = run(&["flood the log", "ten megabytes", "a"]);
     assert_eq!(words(&batch), ["skip", "row:row_too_large", "row"]);
+    // It doesn't fit into the module's memory, nor could it be handed over.
+    assert_eq!(words(&run(&["a", "a hundred megabytes", "b"])), ["row", "trap:trap", "row"]);
+    let engine = limited(|limits| limits.memory_bytes = 256 << 20);
+    let roomy = load(&engine, test_guest()).expect("it loads");
+    let batch = roomy.run(&["a", "a hundred megabytes", "b"].map(told), stamp());
+    assert_eq!(words(&batch), ["row", "trap:trap", "row"]);
+    let engine = limited(|limits| limits.output_bytes = 1 << 20);
+    let batch =
+        load(&engine, test_guest()).expect("it loads").run(&["a long log line", "b"].map(told), stamp());
+    assert_eq!(words(&batch), ["trap:trap", "row"]);
+}
+
+#[test]
+fn each_limit_is_a_setting() {
+    let engine = limited(|limits| {
+        limits.rows_per_record = 2_000;
+        limits.row_bytes = 700;
+        limits.memory_bytes = 4 << 20;
+        limits.message_bytes = 20;
+    });
+    let module = load(&engine, test_guest()).expect("it loads");
+    let long = "x".repeat(400);
+    let batch = module.run(&["1001 rows", &long, "bomb", "a"].map(told), stamp());
+    assert_eq!(
+        words(&batch),
+        ["row:wrong_column_count", "row:row_too_large", "trap:trap", "row"],
+        "{}",
+        messages(&batch)
+    );
+    assert!(messages(&batch).contains("forcing trap when gr\n"), "{}", messages(&batch));
+}
+
+#[test]
+fn a_module_of_version_1_0_still_runs() {
+    let module = load(&engine(), &guest("typed-guest")).expect("it loads");
+    let orders = ["a note", "", "skip", "reject", "panic", "no outcome", "float", "other table"];
+    let batch = module.run(&orders.map(told), stamp());
+    assert_eq!(
+        words(&batch),
+        [
+            "row",
+            "row",
+            "skip",
+            "module:told_to",
+            "trap:trap",
+            "trap:wrong_outcome_count",
+            "row:cell_does_not_fit",
+            "row:unknown_table"
+        ]
+    );
+    let [Outcome::Rows(rows), ..] = &batch.outcomes[..] else { panic!("{batch:?}") };
+    let json = String::from_utf8(rows[0].json.clone()).expect("JSON is UTF-8");
+    let cells = json.split_once(",\"version\"").expect("the host's columns follow").0;
+    expect_test::expect![[r#"{"note_id":"0192a7c1-0000-7000-8000-000000000001","note":"a note","amount":"-12.30","told_at":"1970-01-01 00:00:00.000","is_short":true,"length":6,"balance":-1,"raw":"00-1x""#]].assert_eq(cells);
+}
+
+#[test]
+fn the_same_events_give_the_same_rows_in_another_process() {
+    /// Set in the process that only prints.
+    const PRINT: &str = "OUTFLOW_TEST_PRINT_ROWS";
+    let events: Vec<String> = (0..200).map(|n| format!("note {n}")).chain(["panic".to_owned()]).collect();
+    let events: Vec<_> = events.iter().map(|order| told(order)).collect();
+    let rows = format!("{:?}", module().run(&events, stamp()));
+    let digest = outflow_transform::Digest::of(rows.as_bytes());
+    if std::env::var_os(PRINT).is_some() {
+        println!("rows {digest}");
+        return;
+    }
+    let program = std::env::current_exe().expect("this test has a program");
+    let other = Command::new(program)
+        .args(["--exact", "the_same_events_give_the_same_rows_in_another_process", "--nocapture"])
+        .env(PRINT, "1")
+        .output()
+        .expect("it runs again");
+    let said = String::from_utf8_lossy(&other.stdout).into_owned();
+    assert!(said.contains(&format!("rows {digest}")), "{said}");
+}
+
+#[test]
+fn a_module_gets_the_headers_that_it_names() {
+    let batch = run(&["headers"]);
+    let [Outcome::Rows(rows)] = &batch.outcomes[..] else { panic!("{batch:?}") };
+    let row: serde_json::Value = serde_json::from_slice(&rows[0].json).expect("a JSON object");
+    assert_eq!(row["xersion"], r#"[("traceparent", "00-1")]"#);
+}
+
+#[test]
+fn a_canary_is_marked_by_the_host() {
+    let mut canary = told("a");
+    canary.is_canary = true;
+    let batch = module().run(&[canary, told("a")], stamp());
+    let marks: Vec<u64> = batch
+        .outcomes
+        .iter()
+        .map(|outcome| {
+            let Outcome::Rows(rows) = outcome else { panic!("{outcome:?}") };
+            let row: serde_json::Value = serde_json::from_slice(&rows[0].json).expect("a JSON object");
+            row["is_canary"].as_u64().expect("a number")
+        })
+        .collect();
+    assert_eq!(marks, [1, 0]);
+}
+
+#[test]
+fn instructions_are_counted_alike_each_time_and_rise_with_the_work() {
+    let module = module();
+    let count = |events: usize| module.instructions(&vec![told("a"); events], stamp()).expect("it ends");
+    assert_eq!(count(10), count(10));
+    assert!(count(20) > count(10));
+    module.instructions(&[told("panic")], stamp()).expect_err("it traps");
 }
 
 #[test]

@@ -2,13 +2,16 @@
 
 mod support;
 
-use outflow_transform::{Active, ActiveError, Digest, Generation, PointerKind, Registry, RegistryError};
+use outflow_transform::{
+    Active, ActiveError, ChangeKind, Digest, Generation, Pointer, Registry, RegistryError, RejectLimit,
+    Signed, SigningKey, Slot, Stats, Target,
+};
 use std::{
     fs,
     path::PathBuf,
     time::{Duration, Instant},
 };
-use support::{artifact, engine, load, patched, test_guest};
+use support::{artifact, engine, load, patched, stamp, test_guest, told};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
@@ -18,29 +21,46 @@ struct Shelf {
     folder: TempDir,
 }
 
-const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+fn key() -> SigningKey {
+    SigningKey::from_seed([7; 32])
+}
+
+fn signed() -> Signed {
+    Signed { by: "tester".to_owned(), at: OffsetDateTime::UNIX_EPOCH, why: None }
+}
+
+/// Of the test guest, and of one like it that fills another table.
+fn slots() -> [Slot; 2] {
+    ["table_one", "table_two"].map(Slot::from)
+}
 
 impl Shelf {
     fn new() -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let url = format!("file://{}", folder.path().join("registry").display());
-        Self { registry: Registry::open(&url).expect("the registry opens"), folder }
+        let registry = Registry::open(&url, key().public().into()).expect("the registry opens");
+        Self { registry, folder }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join("registry").join(name)
     }
 
-    fn artifact_path(&self, digest: &Digest) -> PathBuf {
-        self.path("artifacts").join(outflow_transform::ENGINE_KEY).join(format!("{digest}.cwasm"))
+    fn artifact_path(&self, digest: &Digest, end: &str) -> PathBuf {
+        self.path("artifacts").join(Target::THIS.key).join(format!("{digest}.{end}"))
+    }
+
+    async fn publish_by(&self, wasm: &[u8], key: &SigningKey) -> Digest {
+        let module = load(&engine(), wasm).expect("the module loads");
+        // What runs elsewhere is never loaded here: the same code stands for it.
+        let artifacts: Vec<_> = Target::published().map(|target| (target, artifact(wasm))).collect();
+        let now = OffsetDateTime::UNIX_EPOCH;
+        self.registry.publish(wasm, &artifacts, module.schema(), key, now).await.expect("it is published");
+        Digest::of(wasm)
     }
 
     async fn publish(&self, wasm: &[u8]) -> Digest {
-        let engine = engine();
-        let module = load(&engine, wasm).expect("the module loads");
-        let native = artifact(&engine, wasm);
-        self.registry.publish(wasm, &native, module.schema(), NOW).await.expect("it is published");
-        Digest::of(wasm)
+        self.publish_by(wasm, &key()).await
     }
 
     async fn publish_two(&self) -> (Digest, Digest) {
@@ -48,7 +68,7 @@ impl Shelf {
     }
 
     async fn activate(&self, digest: &Digest) -> Generation {
-        self.registry.activate(digest, "tester", NOW).await.expect("it is activated").generation
+        self.registry.activate(digest, None, signed()).await.expect("it is activated").generation
     }
 
     /// A pointer that no command wrote.
@@ -61,9 +81,11 @@ impl Shelf {
     }
 }
 
+/// Generation and digest of the only active module.
 async fn now_active(active: &Active, at: Instant) -> (u32, Digest) {
     let loaded = active.refresh(at).await.expect("a module is active");
-    (loaded.generation.get(), loaded.digest().clone())
+    let [only] = &loaded[..] else { panic!("{loaded:?}") };
+    (only.generation.get(), only.digest().clone())
 }
 
 #[tokio::test]
@@ -85,9 +107,26 @@ async fn a_new_module_is_seen_at_the_next_refresh_and_a_rollback_too() {
     assert_eq!(now_active(&active, now).await, (1, first.clone()));
     shelf.activate(&second).await;
     assert_eq!(now_active(&active, now).await, (2, second.clone()));
-    let back = shelf.registry.roll_back("tester", NOW).await.expect("there is one to go back to");
-    assert_eq!((back.kind, back.generation.get()), (PointerKind::RollBack, 3));
+    let back = shelf.registry.roll_back(None, signed()).await.expect("there is one to go back to");
+    assert_eq!((back.change.kind, back.generation.get()), (ChangeKind::RollBack, 3));
     assert_eq!(now_active(&active, now).await, (3, first));
+}
+
+#[tokio::test]
+async fn each_rollback_goes_one_further_back() {
+    let shelf = Shelf::new();
+    let mut digests = Vec::new();
+    for name in ["note_id", "memo_id", "slip_id"] {
+        digests.push(shelf.publish(&patched("note_id", name)).await);
+        shelf.activate(digests.last().expect("just pushed")).await;
+    }
+    let active = shelf.active();
+    for expected in [&digests[1], &digests[0]] {
+        shelf.registry.roll_back(None, signed()).await.expect("there is one to go back to");
+        assert_eq!(now_active(&active, Instant::now()).await.1, *expected);
+    }
+    let error = shelf.registry.roll_back(None, signed()).await.expect_err("there is none");
+    assert!(matches!(error, RegistryError::NothingToRollBackTo { .. }));
 }
 
 #[tokio::test]
@@ -99,8 +138,39 @@ async fn the_same_module_activated_again_gets_a_new_generation() {
     let before = active.refresh(now).await.expect("a module is active");
     shelf.activate(&digest).await;
     let after = active.refresh(now).await.expect("a module is active");
-    assert_eq!((before.generation.get(), after.generation.get()), (1, 2));
-    assert!(std::sync::Arc::ptr_eq(&before.module, &after.module), "it was loaded twice");
+    assert_eq!((before[0].generation.get(), after[0].generation.get()), (1, 2));
+    assert!(std::sync::Arc::ptr_eq(&before[0].module, &after[0].module), "it was loaded twice");
+}
+
+#[tokio::test]
+async fn transforms_of_different_tables_are_active_side_by_side() {
+    let shelf = Shelf::new();
+    let first = shelf.publish(test_guest()).await;
+    let second = shelf.publish(&patched("table_one", "table_two")).await;
+    let (active, now) = (shelf.active(), Instant::now());
+    shelf.activate(&first).await;
+    shelf.activate(&second).await;
+    let loaded = active.refresh(now).await.expect("two are active");
+    let seen: Vec<_> =
+        loaded.iter().map(|l| (l.slot.clone(), l.generation.get(), l.digest().clone())).collect();
+    let [one, two] = slots();
+    assert_eq!(seen, [(one.clone(), 1, first.clone()), (two.clone(), 2, second)]);
+
+    // A change in one slot leaves the other's generation alone.
+    let memo = shelf.publish(&patched("note_id", "memo_id")).await;
+    shelf.activate(&memo).await;
+    let loaded = active.refresh(now).await.expect("two are active");
+    assert_eq!(loaded.iter().map(|l| l.generation.get()).collect::<Vec<_>>(), [3, 2]);
+
+    let error = shelf.registry.roll_back(None, signed()).await.expect_err("which one?");
+    assert!(matches!(error, RegistryError::WhichSlot { .. }), "{error}");
+    shelf.registry.roll_back(Some(&one), signed()).await.expect("it can go back");
+    shelf.registry.deactivate(&two, signed()).await.expect("it was active");
+    assert_eq!(now_active(&active, now).await, (4, first));
+    let error = shelf.registry.deactivate(&two, signed()).await.expect_err("nothing is there");
+    assert!(matches!(error, RegistryError::NotActive { .. }), "{error}");
+    shelf.registry.deactivate(&one, signed()).await.expect("it was active");
+    assert!(matches!(active.refresh(now).await, Err(ActiveError::None { .. })));
 }
 
 #[tokio::test]
@@ -121,7 +191,7 @@ async fn whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on(
     assert_eq!(now_active(&active, now).await, (1, good.clone()), "a module that was never published");
 
     shelf.activate(&other).await;
-    let path = shelf.artifact_path(&other);
+    let path = shelf.artifact_path(&other, "cwasm");
     let mut native = fs::read(&path).expect("it is there");
     let middle = native.len() / 2;
     native[middle] ^= 1;
@@ -133,13 +203,62 @@ async fn whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on(
 }
 
 #[tokio::test]
+async fn native_code_is_loaded_only_where_a_trusted_key_signed_for_it() {
+    let shelf = Shelf::new();
+    let (good, other) = shelf.publish_two().await;
+    shelf.activate(&good).await;
+    let (active, now) = (shelf.active(), Instant::now());
+    assert_eq!(now_active(&active, now).await, (1, good.clone()));
+    shelf.activate(&other).await;
+    let about = shelf.artifact_path(&other, "json");
+    let honest = fs::read_to_string(&about).expect("it is there");
+    let of_good = fs::read_to_string(shelf.artifact_path(&good, "json")).expect("it is there");
+    let signature = |text: &str| {
+        let record: serde_json::Value = serde_json::from_str(text).expect("it is JSON");
+        record["signature"].as_str().expect("it is signed").to_owned()
+    };
+
+    // Another module's whole record, another module's signature, none, and another target's.
+    let cases = [
+        of_good.clone(),
+        honest.replace(&signature(&honest), &signature(&of_good)),
+        honest.replace(&signature(&honest), ""),
+        honest.replace(Target::THIS.key, "wasmtime-48-r2-riscv64-linux"),
+    ];
+    for forged in &cases {
+        fs::write(&about, forged).expect("it can be written");
+        assert_eq!(now_active(&shelf.active(), now).await, (1, good.clone()), "{forged}");
+        let error =
+            shelf.registry.activate(&other, None, signed()).await.expect_err("it is not to be trusted");
+        assert!(matches!(error, RegistryError::Untrusted { .. } | RegistryError::Mismatch { .. }), "{error}");
+    }
+
+    // Native code of one module under the name of another, with a key that nobody trusts.
+    let stranger = SigningKey::from_seed([8; 32]);
+    shelf.publish_by(&patched("note_id", "memo_id"), &stranger).await;
+    let error = shelf.registry.activate(&other, None, signed()).await.expect_err("a stranger signed");
+    assert!(matches!(error, RegistryError::Untrusted { .. }), "{error}");
+    assert!(
+        error.to_string().contains("outflow transform publish"),
+        "it says which command mends it: {error}"
+    );
+    assert_eq!(now_active(&shelf.active(), now).await, (1, good.clone()));
+
+    // Published again by whom is trusted, it is taken.
+    shelf.publish(&patched("note_id", "memo_id")).await;
+    let later = now + Duration::from_secs(120);
+    assert_eq!(now_active(&active, later).await, (2, other));
+}
+
+#[tokio::test]
 async fn a_refused_module_is_tried_again_once_it_waited_and_not_before() {
     let shelf = Shelf::new();
     let (first, second) = shelf.publish_two().await;
     let (active, now) = (shelf.active(), Instant::now());
     shelf.activate(&first).await;
+    assert_eq!(now_active(&active, now).await, (1, first.clone()));
     shelf.activate(&second).await;
-    let path = shelf.artifact_path(&second);
+    let path = shelf.artifact_path(&second, "cwasm");
     let native = fs::read(&path).expect("it is there");
     fs::remove_file(&path).expect("it can be removed");
 
@@ -150,12 +269,13 @@ async fn a_refused_module_is_tried_again_once_it_waited_and_not_before() {
 }
 
 #[tokio::test]
-async fn only_bad_pointers_and_no_module_in_memory_is_an_error() {
+async fn a_slot_without_any_module_that_can_be_used_is_an_error() {
     let shelf = Shelf::new();
-    fs::create_dir_all(shelf.path("pointers")).expect("the folder can be made");
-    shelf.forge(1, "{}");
+    let digest = shelf.publish(test_guest()).await;
+    shelf.activate(&digest).await;
+    fs::remove_file(shelf.artifact_path(&digest, "cwasm")).expect("it can be removed");
     let error = shelf.active().refresh(Instant::now()).await.expect_err("nothing can be used");
-    assert!(matches!(error, ActiveError::NoGoodOne { .. }));
+    assert!(matches!(error, ActiveError::NoGoodOne { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -165,10 +285,14 @@ async fn an_unreadable_registry_leaves_the_module_in_memory() {
     shelf.activate(&digest).await;
     let (active, now) = (shelf.active(), Instant::now());
     assert_eq!(now_active(&active, now).await, (1, digest.clone()));
-    // A file where the folder of pointers was: listing it fails, whoever asks (root too).
+    // A file where the folder of pointers was: reading in it fails, whoever asks (root too).
     fs::remove_dir_all(shelf.path("pointers")).expect("it can be removed");
     fs::write(shelf.path("pointers"), "no folder").expect("it can be written");
     assert_eq!(now_active(&active, now).await, (1, digest));
+    assert!(matches!(
+        shelf.active().refresh(now).await,
+        Err(ActiveError::Registry { .. } | ActiveError::None { .. })
+    ));
 }
 
 #[tokio::test]
@@ -177,7 +301,7 @@ async fn of_activations_at_one_moment_each_wins_a_generation_of_its_own_or_is_to
     let (first, second) = shelf.publish_two().await;
     let all = futures_util::future::join_all((0..20).map(|i| {
         let digest = if i % 2 == 0 { &first } else { &second };
-        shelf.registry.activate(digest, "tester", NOW)
+        shelf.registry.activate(digest, None, signed())
     }))
     .await;
     let mut won: Vec<u32> = Vec::new();
@@ -195,14 +319,65 @@ async fn of_activations_at_one_moment_each_wins_a_generation_of_its_own_or_is_to
 }
 
 #[tokio::test]
-async fn what_was_not_published_for_this_engine_can_not_be_activated() {
+async fn a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is_active() {
+    let shelf = Shelf::new();
+    let (first, second) = shelf.publish_two().await;
+    let slot = &slots()[0];
+    let limit = RejectLimit { percent: 10, from_records: 4, to_records: 1_000 };
+    shelf.activate(&first).await;
+    shelf.registry.activate(&second, Some(limit), signed()).await.expect("it is activated");
+    let (active, now) = (shelf.active(), Instant::now());
+    let loaded = active.refresh(now).await.expect("one is active").remove(0);
+    let events = ["a", "reject", "a", "panic"].map(told);
+    let batch = loaded.module.run(&events, stamp());
+
+    assert_eq!(loaded.verdict(), None, "nothing was counted yet");
+    loaded.count(&batch, events.iter().map(|_| true), Duration::from_micros(7));
+    let verdict = loaded.verdict().expect("half of it was rejected");
+    assert_eq!(verdict, "it rejected 2 of its first 4 records (1 by trapping), more than 10 %");
+    assert_eq!(loaded.verdict(), None, "it is told once");
+
+    let why = Signed { why: Some(verdict.clone()), ..signed() };
+    let back =
+        shelf.registry.roll_back_by_itself(slot, loaded.generation, why.clone()).await.expect("it goes back");
+    assert_eq!((back.change.kind, back.change.why), (ChangeKind::AutoRollBack, Some(verdict)));
+    assert_eq!(now_active(&active, now).await, (3, first));
+    // Another instance that comes to the same judgement finds it done.
+    let late =
+        shelf.registry.roll_back_by_itself(slot, loaded.generation, why).await.expect_err("it is done");
+    assert!(matches!(late, RegistryError::Superseded { .. }), "{late}");
+}
+
+#[tokio::test]
+async fn what_each_process_did_adds_up() {
+    let shelf = Shelf::new();
+    let generation = Generation::new(3).expect("in range");
+    let stats = |records| Stats { records, rows: records * 2, run_us: 5, ..Stats::default() };
+    for (instance, records) in [("a", 1), ("b", 10), ("a", 2)] {
+        shelf.registry.put_stats(generation, instance, &stats(records)).await.expect("it is written");
+    }
+    let sum = shelf.registry.stats(generation).await.expect("they can be read");
+    assert_eq!((sum.records, sum.rows, sum.run_us), (12, 24, 10));
+    let none = shelf.registry.stats(Generation::FIRST).await.expect("they can be read");
+    assert_eq!(none, Stats::default());
+}
+
+#[tokio::test]
+async fn what_was_not_published_for_every_machine_can_not_be_activated() {
     let shelf = Shelf::new();
     let digest = shelf.publish(test_guest()).await;
-    fs::remove_file(shelf.artifact_path(&digest)).expect("it can be removed");
-    let error = shelf.registry.activate(&digest, "tester", NOW).await.expect_err("it has no native code");
-    assert!(matches!(error, RegistryError::NoArtifact { .. }));
+    for target in Target::published() {
+        let about = shelf.path("artifacts").join(target.key).join(format!("{digest}.json"));
+        let record = fs::read(&about).expect("it is there");
+        fs::remove_file(&about).expect("it can be removed");
+        let error =
+            shelf.registry.activate(&digest, None, signed()).await.expect_err("it has no native code");
+        let RegistryError::NoArtifact { engine, .. } = error else { panic!("{error}") };
+        assert_eq!(engine, target.key);
+        fs::write(&about, record).expect("it can be written");
+    }
     let never = Digest::of(b"never published");
-    let error = shelf.registry.activate(&never, "tester", NOW).await.expect_err("it isn't there");
+    let error = shelf.registry.activate(&never, None, signed()).await.expect_err("it isn't there");
     assert!(matches!(error, RegistryError::UnknownModule { .. }));
     assert!(shelf.registry.generations().await.expect("they can be listed").is_empty());
 }
@@ -211,14 +386,17 @@ async fn what_was_not_published_for_this_engine_can_not_be_activated() {
 async fn publishing_again_changes_nothing_and_mends_what_is_damaged() {
     let shelf = Shelf::new();
     let digest = shelf.publish(test_guest()).await;
-    let path = shelf.artifact_path(&digest);
-    let native = fs::read(&path).expect("it is there");
-
-    fs::write(&path, b"torn").expect("it can be written");
-    assert!(matches!(shelf.registry.artifact(&digest).await, Err(RegistryError::Damaged { .. })));
-    shelf.publish(test_guest()).await;
-    assert_eq!(fs::read(&path).expect("it is there"), native);
+    for end in ["cwasm", "metered.cwasm"] {
+        let path = shelf.artifact_path(&digest, end);
+        let native = fs::read(&path).expect("it is there");
+        fs::write(&path, b"torn").expect("it can be written");
+        let torn = shelf.registry.artifact(&digest, Target::THIS).await;
+        assert!(matches!(torn, Err(RegistryError::Damaged { .. })), "{torn:?}");
+        shelf.publish(test_guest()).await;
+        assert_eq!(fs::read(&path).expect("it is there"), native);
+    }
     assert_eq!(shelf.registry.modules().await.expect("they can be listed").len(), 1);
+    assert_eq!(shelf.registry.module(&digest).await.expect("it is there"), test_guest());
 }
 
 #[tokio::test]
@@ -235,16 +413,27 @@ async fn a_digest_is_found_by_its_beginning_if_that_is_unique() {
 #[tokio::test]
 async fn going_back_needs_an_earlier_module() {
     let shelf = Shelf::new();
+    let error = shelf.registry.roll_back(None, signed()).await.expect_err("nothing is active");
+    assert!(matches!(error, RegistryError::NoneActive));
     let digest = shelf.publish(test_guest()).await;
     shelf.activate(&digest).await;
     shelf.activate(&digest).await;
-    let error = shelf.registry.roll_back("tester", NOW).await.expect_err("there is none");
-    assert!(matches!(error, RegistryError::NothingToRollBackTo));
+    let error = shelf.registry.roll_back(None, signed()).await.expect_err("there is none");
+    assert!(matches!(error, RegistryError::NothingToRollBackTo { .. }));
 }
 
 #[test]
 fn only_a_folder_or_a_bucket_is_a_registry() {
     for bad in ["", "http://host/x", "file://relative"] {
-        assert!(matches!(Registry::open(bad), Err(RegistryError::Open { .. })), "{bad:?} was opened");
+        let opened = Registry::open(bad, key().public().into());
+        assert!(matches!(opened, Err(RegistryError::Open { .. })), "{bad:?} was opened");
     }
+}
+
+#[test]
+fn a_pointer_is_read_back_as_it_was_written() {
+    let text = r#"{"generation": 2, "change": {"kind": "activate", "slot": "t", "by": "mina",
+        "at": "2026-11-23T07:58:49Z"}, "active": []}"#;
+    let pointer: Pointer = serde_json::from_str(text).expect("it is one");
+    assert_eq!((pointer.generation.get(), pointer.change.why), (2, None));
 }

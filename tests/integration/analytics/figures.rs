@@ -1,11 +1,9 @@
 //! A database of figures of its own, and what is asked of it.
 
-use super::{DAY, DAY_MS, LIMIT, orders::Shop};
-use outflow_analytics::{
-    Config, OrdersAnalyticsRow, Reader, Schema, Source, Sum, TimeRange, Timestamp, Writer,
-};
+use super::{DAY, DAY_MS, orders::Shop};
+use outflow_analytics::{Config, Reader, Schema, Source, Sum, TimeRange, Timestamp, Writer};
 use outflow_stack::Clickhouse;
-use outflow_tests::services;
+use outflow_tests::{OrderRow, order_row, services};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -49,8 +47,8 @@ impl Figures {
         xtask::figures::number(&rows[0], "n").expect("it is a number")
     }
 
-    pub(super) async fn insert<'a>(&self, rows: impl IntoIterator<Item = &'a OrdersAnalyticsRow>) {
-        self.writer.insert_block(rows, LIMIT).await.expect("clickhouse takes a block");
+    pub(super) async fn insert<'a>(&self, rows: impl IntoIterator<Item = &'a OrderRow>) {
+        order_row::insert(&self.writer, rows).await;
     }
 
     /// As though all that happened so far had happened earlier.

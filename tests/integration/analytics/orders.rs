@@ -1,7 +1,8 @@
 //! Made-up orders and all that happens to them: the truth that figures are held against.
 
 use super::{DAY, DAY_MS, HOUR_MS};
-use outflow_analytics::{Amount, CellFigures, OrdersAnalyticsRow, Sum, Timestamp};
+use outflow_analytics::{Amount, CellFigures, Sum, Timestamp};
+use outflow_tests::OrderRow;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -33,7 +34,7 @@ pub(super) struct Shop {
     pub(super) random: Random,
     offset_ms: fn(i64) -> i64,
     /// The newest version of each order, by id.
-    newest: BTreeMap<Uuid, OrdersAnalyticsRow>,
+    newest: BTreeMap<Uuid, OrderRow>,
 }
 
 impl Shop {
@@ -41,46 +42,24 @@ impl Shop {
         Self { random: Random(20_261_123), offset_ms, newest: BTreeMap::new() }
     }
 
-    pub(super) fn place(&mut self, created: i64) -> OrdersAnalyticsRow {
-        let at = Timestamp::from_millis(created);
-        let row = OrdersAnalyticsRow {
-            order_id: Uuid::from_u128(
-                (u128::from(self.random.below(u64::MAX)) << 64) | self.newest.len() as u128,
-            ),
-            order_date: at,
-            user_id: "u-1".to_owned(),
-            status: "PENDING".to_owned(),
-            total_amount: Amount::from_cents(
-                i64::try_from(1 + self.random.below(99_999)).expect("it is small"),
-            ),
-            item_count: 1,
-            quantity: 1,
-            order_band: "all".to_owned(),
-            version: 1 << 24,
-            is_deleted: 0,
-            event_id: Uuid::now_v7(),
-            transform_digest: "d1".to_owned(),
-            occurred_at: at,
-            relayed_at: at,
-            transformed_at: at,
-        };
+    pub(super) fn place(&mut self, created: i64) -> OrderRow {
+        let cents = i64::try_from(1 + self.random.below(99_999)).expect("it is small");
+        let mut row = OrderRow::new(Timestamp::from_millis(created), Amount::from_cents(cents));
+        row.order_id =
+            Uuid::from_u128((u128::from(self.random.below(u64::MAX)) << 64) | self.newest.len() as u128);
         self.newest.insert(row.order_id, row.clone());
         row
     }
 
     /// The order's next version.
-    pub(super) fn change(
-        &mut self,
-        id: Uuid,
-        change: impl FnOnce(&mut OrdersAnalyticsRow),
-    ) -> OrdersAnalyticsRow {
+    pub(super) fn change(&mut self, id: Uuid, change: impl FnOnce(&mut OrderRow)) -> OrderRow {
         let row = self.newest.get_mut(&id).expect("the order is known");
         row.version += 1 << 24;
         change(row);
         row.clone()
     }
 
-    pub(super) fn close(&mut self, id: Uuid) -> OrdersAnalyticsRow {
+    pub(super) fn close(&mut self, id: Uuid) -> OrderRow {
         let status = if self.random.below(4) == 0 { "CANCELLED" } else { "COMPLETED" };
         self.change(id, |row| status.clone_into(&mut row.status))
     }
@@ -89,8 +68,8 @@ impl Shop {
         self.newest.keys().copied().collect()
     }
 
-    pub(super) fn counted(&self) -> impl Iterator<Item = &OrdersAnalyticsRow> {
-        self.newest.values().filter(|row| row.is_deleted == 0)
+    pub(super) fn counted(&self) -> impl Iterator<Item = &OrderRow> {
+        self.newest.values().filter(|row| row.is_deleted == 0 && row.is_canary == 0)
     }
 
     /// By hour and status, ascending.
@@ -128,7 +107,7 @@ impl Shop {
     }
 
     /// A day of 2,000 orders and 3,981 events.
-    pub(super) fn a_day_of_orders(&mut self) -> Vec<OrdersAnalyticsRow> {
+    pub(super) fn a_day_of_orders(&mut self) -> Vec<OrderRow> {
         let mut events: Vec<_> = (0..2_000).map(|n| self.place(DAY + n * DAY_MS / 2_000)).collect();
         let ids: Vec<Uuid> = events.iter().map(|row| row.order_id).take(1_981).collect();
         events.extend(ids.into_iter().map(|id| self.close(id)));

@@ -4,6 +4,7 @@
 //! Exit codes are a contract: 0 = done, 1 = done and something is wrong, 2 = could not run (with what to
 //! do next on stderr).
 
+mod dlq;
 mod init;
 mod outbox;
 mod output;
@@ -31,6 +32,9 @@ enum Command {
     /// Shows and mends what the relays carry from MySQL's outbox to the broker.
     #[command(subcommand)]
     Outbox(outbox::OutboxCommand),
+    /// Shows dead letters, sends them back to the function that gave them up, or gives them up for good.
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Builds, publishes and activates WASM transforms.
     #[command(subcommand)]
     Transform(transform::TransformCommand),
@@ -55,6 +59,7 @@ async fn run(command: Command) -> anyhow::Result<Finding> {
         Command::Init(args) => init::run(args).await,
         Command::Verify(args) => verify::run(args).await,
         Command::Outbox(command) => outbox::run(command).await,
+        Command::Dlq(command) => dlq::run(command).await,
         Command::Transform(command) => transform::run(command).await,
     }
 }

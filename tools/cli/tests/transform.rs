@@ -1,7 +1,10 @@
 //! `outflow transform` as scripts see it: exit codes, JSON keys, what stands on stdout.
 
 use serde_json::Value;
-use std::{path::Path, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 use tempfile::TempDir;
 
 /// The command with a registry of its own and nothing from this machine's environment.
@@ -10,8 +13,32 @@ struct Cli {
 }
 
 impl Cli {
+    /// With a signing key that the registry trusts.
     fn new() -> Self {
-        Self { folder: TempDir::new().expect("a temporary folder") }
+        let cli = Self { folder: TempDir::new().expect("a temporary folder") };
+        let key = cli.key().display().to_string();
+        let made = cli.json(0, &["key", "--new", &key]);
+        let public = made["public_key"].as_str().expect("a public key");
+        std::fs::write(cli.folder.path().join("trusted"), public).expect("it can be written");
+        cli
+    }
+
+    fn key(&self) -> PathBuf {
+        self.folder.path().join("transform.key")
+    }
+
+    /// The sources of the guests beside the SDK, without what was built of them.
+    fn copy_of_transforms(&self) -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let copy = self.folder.path().join("checkout");
+        let sources = ["transforms", "shared/transform-sdk"];
+        for folder in sources {
+            copy_sources(&root.join(folder), &copy.join(folder));
+        }
+        for file in ["Cargo.toml", "Cargo.lock"] {
+            std::fs::copy(root.join(file), copy.join(file)).expect("it can be copied");
+        }
+        copy.join("transforms")
     }
 
     /// Exit code, stdout, stderr.
@@ -23,11 +50,18 @@ impl Cli {
             .args(arguments)
             .env_remove("OUTFLOW_CLICKHOUSE_URL")
             .env("OUTFLOW_TRANSFORM_REGISTRY", registry)
+            .env("OUTFLOW_TRANSFORM_SIGNING_KEY", self.key())
+            .env("OUTFLOW_TRANSFORM_TRUSTED_KEYS", self.trusted())
+            .stdin(Stdio::null())
             .env("USER", "tester")
             .output()
             .expect("outflow runs");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code().expect("it exits"), text(output.stdout), text(output.stderr))
+    }
+
+    fn trusted(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("trusted")).unwrap_or_default()
     }
 
     /// The JSON of a command that must exit with `code`.
@@ -38,29 +72,112 @@ impl Cli {
     }
 }
 
+fn copy_sources(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("it can be made");
+    for entry in std::fs::read_dir(from).expect("it is there") {
+        let entry = entry.expect("it can be read");
+        let (path, name) = (entry.path(), entry.file_name());
+        match path.is_dir() {
+            true if name == "target" || name == "node_modules" => {}
+            true => copy_sources(&path, &to.join(name)),
+            false => drop(std::fs::copy(&path, to.join(name)).expect("it can be copied")),
+        }
+    }
+}
+
+fn digest(published: &Value) -> String {
+    published["digest"].as_str().expect("a digest").to_owned()
+}
+
 #[test]
 fn a_transform_goes_from_source_to_rollback() {
     let cli = Cli::new();
-    assert_eq!(cli.json(1, &["status"])["active"], Value::Null, "1 tells that nothing is active");
+    assert_eq!(
+        cli.json(1, &["status"])["active"],
+        Value::Array(Vec::new()),
+        "1 tells that nothing is active"
+    );
 
-    let first = cli.json(0, &["publish", "orders-analytics"]);
-    let second = cli.json(0, &["publish", "orders-analytics-banded"]);
-    for key in ["digest", "name", "version", "bytes", "artifact_bytes", "compile_ms", "new_module"] {
+    let first = cli.json(0, &["publish", "order-analytics"]);
+    let second = cli.json(0, &["publish", "order-analytics-banded"]);
+    for key in
+        ["digest", "name", "version", "bytes", "artifact_bytes", "compile_ms", "new_module", "fixture_events"]
+    {
         assert!(!first[key].is_null(), "{key} is missing in {first}");
     }
-    let again = cli.json(0, &["publish", "orders-analytics"]);
+    let again = cli.json(0, &["publish", "order-analytics"]);
     assert_eq!((&again["digest"], &again["new_module"]), (&first["digest"], &Value::Bool(false)));
+    assert_eq!(again["new_artifacts"], Value::Array(Vec::new()));
 
-    let digest = |published: &Value| published["digest"].as_str().expect("a digest").to_owned();
     assert_eq!(cli.json(0, &["activate", &digest(&first)[..8]])["generation"], 1);
-    let active = cli.json(0, &["activate", &digest(&second)]);
+    let active = cli.json(0, &["activate", &digest(&second), "--why", "bands are wanted"]);
     assert_eq!((&active["generation"], &active["by"]), (&2.into(), &"tester".into()));
-    let back = cli.json(0, &["rollback"]);
+    assert_eq!((&active["slot"], &active["why"]), (&"orders_analytics".into(), &"bands are wanted".into()));
+    let items = cli.json(0, &["publish", "order-items-analytics"]);
+    assert_eq!(cli.json(0, &["activate", &digest(&items)])["slot"], "order_items_analytics");
+
+    let (code, _, stderr) = cli.run(&["rollback"]);
+    assert_eq!(code, 2, "two are active: {stderr}");
+    assert!(stderr.contains("--slot"), "{stderr}");
+    let back = cli.json(0, &["rollback", "--slot", "orders_analytics"]);
     assert_eq!((&back["kind"], &back["digest"]), (&"roll_back".into(), &first["digest"]));
     let status = cli.json(0, &["status"]);
-    assert_eq!(status["active"], back);
-    assert_eq!(status["history"].as_array().map(Vec::len), Some(3));
-    assert_eq!(status["modules"].as_array().map(Vec::len), Some(2));
+    assert_eq!(status["active"].as_array().map(Vec::len), Some(2));
+    assert_eq!(status["active"][1]["digest"], first["digest"]);
+    assert_eq!(status["active"][1]["stats"]["records"], 0);
+    assert_eq!(status["history"].as_array().map(Vec::len), Some(4));
+    assert_eq!(status["modules"].as_array().map(Vec::len), Some(3));
+
+    assert_eq!(cli.run(&["deactivate", "--slot", "order_items_analytics"]).0, 1, "nobody can be asked");
+    let gone = cli.json(0, &["deactivate", "--slot", "order_items_analytics", "--yes"]);
+    assert_eq!((&gone["kind"], &gone["digest"]), (&"deactivate".into(), &Value::Null));
+}
+
+#[test]
+fn a_new_guest_builds_and_passes_its_fixture_at_once_and_a_change_shows() {
+    let cli = Cli::new();
+    let transforms = cli.copy_of_transforms();
+    let at = ["--transforms", &transforms.display().to_string()];
+    let made = cli.json(0, &["new", "order-notes", at[0], at[1]]);
+    assert_eq!(made["name"], "order-notes");
+    let tested = cli.json(0, &["test", "order-notes", at[0], at[1]]);
+    assert_eq!((&tested["events"], &tested["different"]), (&2.into(), &0.into()));
+    assert_eq!(cli.run(&["new", "order-notes", at[0], at[1]]).0, 2, "it is there already");
+
+    let source = transforms.join("order-notes/src/lib.rs");
+    let text = std::fs::read_to_string(&source).expect("it was written");
+    std::fs::write(&source, text.replace("\"all\"", "\"every\"")).expect("it can be written");
+    let (code, stdout, _) = cli.run(&["test", "order-notes", at[0], at[1]]);
+    assert_eq!(code, 1);
+    assert!(stdout.contains(r#"row 1, order_band: "all" → "every""#), "{stdout}");
+    let (code, _, stderr) = cli.run(&["publish", "order-notes", at[0], at[1]]);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("does not pass its own fixtures"), "{stderr}");
+
+    assert_eq!(cli.json(0, &["test", "order-notes", at[0], at[1], "--update"])["updated"], true);
+    let published = cli.json(0, &["publish", "order-notes", at[0], at[1]]);
+    assert_eq!(published["fixture_events"], 2);
+    cli.json(0, &["activate", &digest(&published)]);
+    let bench = cli.json(0, &["bench", "order-notes", at[0], at[1], "--seconds", "1"]);
+    let [candidate, active] = &bench["figures"].as_array().expect("figures")[..] else { panic!("{bench}") };
+    assert_eq!((&candidate["which"], &active["which"]), (&"candidate".into(), &"active".into()));
+    assert_eq!(
+        candidate["instructions_per_record"], active["instructions_per_record"],
+        "it is the same module"
+    );
+    assert!(candidate["ns_per_record"].as_u64() > Some(0));
+}
+
+#[test]
+fn a_key_is_made_once_and_only_its_public_half_is_told() {
+    let cli = Cli::new();
+    let key = cli.key().display().to_string();
+    assert_eq!(cli.json(0, &["key"])["public_key"], cli.trusted().as_str());
+    let secret = std::fs::read_to_string(cli.key()).expect("it was made");
+    let (code, stdout, stderr) = cli.run(&["key", "--new", &key]);
+    assert_eq!(code, 2, "never over another one");
+    assert!(!format!("{stdout}{stderr}").contains(secret.trim()));
+    assert_eq!(std::fs::read_to_string(cli.key()).expect("it is there"), secret);
 }
 
 #[test]
@@ -82,6 +199,10 @@ fn what_can_not_run_exits_with_2_and_says_what_to_do() {
         (vec!["publish", "no-such-guest"], "--transforms"),
         (vec!["activate", "0123"], "outflow transform status"),
         (vec!["status", "--registry", "http://host/x"], "--registry"),
+        (vec!["new", "Order Notes"], "lower-case letters"),
+        (vec!["test", "test-guest"], "--fixtures"),
+        (vec!["publish", "order-analytics", "--key", "no-such-file"], "outflow transform key --new"),
+        (vec!["status", "--trusted-keys", "12"], "64 hex digits"),
         (vec!["frobnicate"], "--help"),
     ] {
         let (code, _, stderr) = cli.run(&arguments);

@@ -76,6 +76,26 @@ impl Secrets {
     }
 }
 
+/// The key that this stack's transforms are signed with: 64 hex digits in `path`, generated at the first call.
+///
+/// Returns its public half, which the functions trust.
+pub(crate) fn transform_key(path: &Path) -> anyhow::Result<String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = format!("{}\n", hex::encode(rand::rng().random::<[u8; 32]>()));
+            write_private(path, text.as_bytes())?;
+            text
+        }
+        Err(error) => return Err(error).with_context(|| format!("could not read {}", path.display())),
+    };
+    let mut seed = [0; 32];
+    hex::decode_to_slice(text.trim(), &mut seed).with_context(|| {
+        format!("{} is no key: delete it, and publish the transforms again", path.display())
+    })?;
+    Ok(hex::encode(ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key().to_bytes()))
+}
+
 /// Writes a file that only its owner can read, whole or not at all.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let partial = path.with_extension("partial");
@@ -124,6 +144,18 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         let error = Secrets::load_or_generate(&path).unwrap_err().to_string();
         assert!(error.contains("delete it"), "{error}");
+    }
+
+    #[test]
+    fn the_key_of_transforms_is_generated_once_and_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("transform.key");
+        let public = transform_key(&path).unwrap();
+        assert_eq!((public.len(), mode(&path)), (64, 0o600));
+        assert_eq!(transform_key(&path).unwrap(), public);
+        assert_ne!(std::fs::read_to_string(&path).unwrap().trim(), public);
+        std::fs::write(&path, "no key").unwrap();
+        assert!(transform_key(&path).unwrap_err().to_string().contains("delete it"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::endpoints::{self, Endpoints};
 use crate::install::Installer;
 use crate::process::{Launch, ProcessId, end_of, log_tail};
 use crate::progress::{Progress, Quiet, track};
-use crate::secrets::Secrets;
+use crate::secrets::{self, Secrets};
 use crate::services::{Service, Site, clickhouse, kafka, mysql};
 use crate::settings::Settings;
 use crate::state::{Layout, Record};
@@ -199,10 +199,17 @@ impl Stack {
         Ok(self.layout()?.registry())
     }
 
-    /// What the functions and the operator's command read: the endpoints and the registry. Holds passwords.
+    /// What the functions and the operator's command read: the endpoints, the registry and its keys. Holds passwords.
     pub fn env(&self) -> anyhow::Result<Vec<(String, String)>> {
         let mut env = self.endpoints()?.env();
-        env.push(("OUTFLOW_TRANSFORM_REGISTRY".to_owned(), format!("file://{}", self.registry()?.display())));
+        let key = self.layout()?.transform_key();
+        for (name, value) in [
+            ("OUTFLOW_TRANSFORM_REGISTRY", format!("file://{}", self.registry()?.display())),
+            ("OUTFLOW_TRANSFORM_TRUSTED_KEYS", secrets::transform_key(&key)?),
+            ("OUTFLOW_TRANSFORM_SIGNING_KEY", key.display().to_string()),
+        ] {
+            env.push((name.to_owned(), value));
+        }
         Ok(env)
     }
 

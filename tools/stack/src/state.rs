@@ -62,6 +62,11 @@ impl Layout {
         self.root.join("secrets.json")
     }
 
+    /// Signs what is published in the registry.
+    pub(crate) fn transform_key(&self) -> PathBuf {
+        self.root.join("transform.key")
+    }
+
     pub(crate) fn registry(&self) -> PathBuf {
         self.root.join("registry")
     }
@@ -76,7 +81,14 @@ impl Layout {
 
     /// What a reset takes away: all but the installed tools and the locks.
     pub(crate) fn disposable(&self) -> Vec<PathBuf> {
-        let mut paths = vec![self.data_root(), self.logs(), self.registry(), self.secrets(), self.ports()];
+        let mut paths = vec![
+            self.data_root(),
+            self.logs(),
+            self.registry(),
+            self.transform_key(),
+            self.secrets(),
+            self.ports(),
+        ];
         paths.extend(Service::ALL.map(|service| self.record(service)));
         paths
     }

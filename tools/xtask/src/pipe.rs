@@ -12,10 +12,12 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The transform that a new pipe starts with.
-pub const FIRST_TRANSFORM: &str = "orders-analytics";
+/// The transforms that a new pipe starts with, beside [`FIRST_TRANSFORM`].
+pub const OTHER_TRANSFORMS: [&str; 2] = ["order-items-analytics", "inventory-analytics"];
+/// The one that gives orders their rows, at first.
+pub const FIRST_TRANSFORM: &str = "order-analytics";
 /// The same with orders sorted into bands by their total: what a changed mapping looks like.
-pub const CHANGED_TRANSFORM: &str = "orders-analytics-banded";
+pub const CHANGED_TRANSFORM: &str = "order-analytics-banded";
 
 /// How long figures may take to arrive: some ticks of the relay, each reader's batch window, a service that comes back.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -54,10 +56,15 @@ impl Pipe {
             })
             .await?;
         progress
-            .track("looking for the active transform", async {
-                // What somebody has activated stays: only an empty registry is given a first one.
+            .track("looking for the active transforms", async {
+                // What somebody has activated stays: only an empty registry is given the first ones.
                 let (code, _) = outflow.try_run(&["transform", "status"]).await?;
-                if code == 0 { Ok(()) } else { outflow.switch_to(FIRST_TRANSFORM).await.map(drop) }
+                if code != 0 {
+                    for transform in [FIRST_TRANSFORM].into_iter().chain(OTHER_TRANSFORMS) {
+                        outflow.switch_to(transform).await?;
+                    }
+                }
+                anyhow::Ok(())
             })
             .await?;
         let settings = SystemSettings { state, env, port: functions_port };

@@ -1,19 +1,20 @@
-//! Reads the shop's `OrderCreated` events strictly, and gives the row of `orders_analytics` that each stands
-//! for. The guests differ in the band alone.
+//! Reads the shop's `OrderCreated` events strictly, and gives the row of `orders_analytics` that each stands for. The
+//! guests that fill that table differ in the band alone; `order-items-analytics` takes the lines.
 //!
 //! An unknown field is let through (producers add fields before readers know them); a missing one, one of
 //! another type, or figures that contradict each other reject the event.
 
 mod payload;
 
-use outflow_transform_sdk::{Decimal, Event, Outcome, Table, Value, decimal, time};
-use payload::OrderCreated;
+use outflow_transform_sdk::{Decimal, Event, Reject, Rows, Table, time};
+pub use payload::{Figures, Item, Line, OrderCreated, money};
+use serde::Deserialize;
 
 /// The version of the payload that this code reads.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What the guests fill: every column of `analytics.orders_analytics` that isn't the host's.
-pub static TABLES: &[Table] = &[Table {
+/// Every column of `analytics.orders_analytics` that isn't the host's.
+pub static ORDERS_ANALYTICS: &[Table] = &[Table {
     name: "orders_analytics",
     columns: &[
         ("order_id", "UUID"),
@@ -27,44 +28,67 @@ pub static TABLES: &[Table] = &[Table {
     ],
 }];
 
-/// The outcome of one event, with `band` deciding the order's band from its total.
-pub fn map(event: &Event, band: fn(Decimal) -> &'static str) -> Outcome {
-    if event.event_type != "OrderCreated" {
-        return Outcome::Skip;
-    }
+/// An order, read and held against itself and its event.
+#[derive(Debug)]
+pub struct Order<'a, L> {
+    pub payload: OrderCreated<'a, L>,
+    pub total: Decimal,
+    /// Microseconds since 1970-01-01 UTC.
+    pub created_at_us: i64,
+}
+
+/// The order in an `OrderCreated` event.
+///
+/// # Errors
+/// Another version of the payload, a payload that is none, figures that contradict each other, another order's.
+pub fn order<'a, L: Line + Deserialize<'a>>(event: &Event<'a>) -> Result<Order<'a, L>, Reject> {
     if event.schema_version != SCHEMA_VERSION {
-        return Outcome::reject(
+        return Err(Reject::new(
             "unknown_schema_version",
             format!("OrderCreated has version {}, this module reads {SCHEMA_VERSION}", event.schema_version),
-        );
+        ));
     }
-    match row(event, band) {
-        Ok(values) => Outcome::row(0, values),
-        Err((code, message)) => Outcome::reject(code, message),
+    let payload = OrderCreated::read(event.payload).map_err(|e| Reject::new("malformed_payload", e))?;
+    Order::of(payload, event.aggregate_id)
+}
+
+impl<'a, L: Line + Deserialize<'a>> Order<'a, L> {
+    /// The order in a payload that was read, held against itself and the aggregate that it came with.
+    ///
+    /// # Errors
+    /// Another order's, figures that contradict each other, a creation time that is none.
+    pub fn of(payload: OrderCreated<'a, L>, aggregate_id: &str) -> Result<Self, Reject> {
+        if payload.order_id != aggregate_id {
+            let message = format!("orderId is {}, the event's aggregate {aggregate_id}", payload.order_id);
+            return Err(Reject::new("wrong_aggregate", message));
+        }
+        let total = payload.total().map_err(|e| Reject::new("inconsistent_order", e))?;
+        let created_at_us = time::parse_rfc3339_us(&payload.created_at)
+            .map_err(|e| Reject::new("malformed_payload", format!("createdAt: {e}")))?;
+        Ok(Self { payload, total, created_at_us })
     }
 }
 
-type Rejection = (&'static str, String);
-
-fn row(event: &Event, band: fn(Decimal) -> &'static str) -> Result<Vec<Value>, Rejection> {
-    let order = OrderCreated::read(&event.payload).map_err(|e| ("malformed_payload", e))?;
-    if order.order_id != event.aggregate_id {
-        let message = format!("orderId is {}, the event's aggregate {}", order.order_id, event.aggregate_id);
-        return Err(("wrong_aggregate", message));
-    }
-    let total = order.total().map_err(|e| ("inconsistent_order", e))?;
-    let created = time::parse_rfc3339_us(&order.created_at)
-        .map_err(|e| ("malformed_payload", format!("createdAt: {e}")))?;
-    Ok(vec![
-        Value::Text(order.order_id.into_owned()),
-        Value::TimestampUs(created),
-        Value::Text(order.user_id.into_owned()),
-        Value::Text(order.status.into_owned()),
-        decimal::value(total),
-        Value::Uint(order.item_count.into()),
-        Value::Uint(order.quantity.into()),
-        Value::Text(band(total).to_owned()),
-    ])
+/// The row of `orders_analytics`, with `band` deciding the order's band from its total.
+///
+/// # Errors
+/// As [`order`].
+pub fn order_row(
+    event: &Event<'_>,
+    rows: &mut Rows<'_>,
+    band: fn(Decimal) -> &'static str,
+) -> Result<(), Reject> {
+    let Order { payload, total, created_at_us } = order::<Figures<'_>>(event)?;
+    rows.row(0)
+        .text(&payload.order_id)
+        .timestamp_us(created_at_us)
+        .text(&payload.user_id)
+        .text(&payload.status)
+        .decimal(total)
+        .uint(payload.item_count.into())
+        .uint(payload.quantity.into())
+        .text(band(total));
+    Ok(())
 }
 
 #[cfg(test)]

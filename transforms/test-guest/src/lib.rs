@@ -1,12 +1,10 @@
 //! Does whatever an event's payload tells it to, however bad: for the tests of the host, never published.
 //!
 //! It implements the interface itself instead of using `export!`, because it must be able to answer with the
-//! wrong number of outcomes.
+//! wrong number of outcomes, or with bytes that are no answer.
 
-use outflow_transform_sdk::__private::{
-    Descriptor, Guest, WireOutcome, descriptor, export_component, log_panics,
-};
-use outflow_transform_sdk::{Event, Failure, Level, Row, Table, Value, bindings, log};
+use outflow_transform_sdk::__private::{Descriptor, Guest, descriptor, events, export_component, log_panics};
+use outflow_transform_sdk::{Answer, Event, Level, Reject, Rows, Table, bindings, log};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The host's tests patch these names in the built module: keep them unique and of their length.
@@ -25,26 +23,57 @@ impl Guest for Plugin {
         descriptor("test-guest", "1.0.0", &["Told"], TABLES)
     }
 
+    fn headers() -> Vec<String> {
+        vec!["traceparent".to_owned()]
+    }
+
     fn configure(_: Vec<(String, String)>) -> Result<(), String> {
         Ok(())
     }
 
-    fn transform(batch: Vec<Event>) -> Vec<WireOutcome> {
+    fn transform(batch: Vec<u8>) -> Vec<u8> {
         log_panics();
-        batch.iter().flat_map(|event| obey(event, &String::from_utf8_lossy(&event.payload))).collect()
+        let events = events(&batch);
+        let orders: Vec<_> = events.iter().map(|event| String::from_utf8_lossy(event.payload)).collect();
+        let mut answer = Answer::of(0);
+        let mut outcomes = 0_u32;
+        for (event, order) in events.iter().zip(&orders) {
+            let times = match &**order {
+                "no outcome" => 0,
+                "two outcomes" => 2,
+                _ => 1,
+            };
+            outcomes += times;
+            (0..times).for_each(|_| answer.outcome(|rows| obey(event, order, rows)));
+        }
+        let mut answer = answer.into_bytes();
+        answer[..4].copy_from_slice(&outcomes.to_le_bytes());
+        for order in &orders {
+            match &**order {
+                "cut the answer" => answer.truncate(answer.len() - 1),
+                "say more" => answer.push(0),
+                "unknown outcome" => answer[4] = 9,
+                "long text" => {
+                    // The length of the only text, in the only row of the only event.
+                    let at = answer.len() - 9 - 4 - order.len();
+                    answer[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+                }
+                "no utf-8" => {
+                    let at = answer.len() - 9 - 1;
+                    answer[at] = 0xff;
+                }
+                _ => {}
+            }
+        }
+        answer
     }
 }
 
-fn obey(event: &Event, order: &str) -> Vec<WireOutcome> {
+fn obey(event: &Event<'_>, order: &str, rows: &mut Rows<'_>) -> Result<(), Reject> {
     let seen = SEEN.fetch_add(1, Ordering::Relaxed);
-    let row = |values| vec![WireOutcome::Rows(vec![Row { table: 0, values }])];
-    let id = || Value::Text(event.aggregate_id.clone());
     match order {
-        "skip" => vec![WireOutcome::Skip],
-        "reject" => {
-            let failure = Failure { code: "told_to".to_owned(), message: "as it was told".to_owned() };
-            vec![WireOutcome::Reject(failure)]
-        }
+        "skip" | "two outcomes" => {}
+        "reject" => return Err(Reject::new("told_to", "as it was told")),
         "panic" => panic!("told to panic"),
         "unreachable" => std::process::abort(),
         "loop" => loop {
@@ -57,30 +86,45 @@ fn obey(event: &Event, order: &str) -> Vec<WireOutcome> {
                 std::hint::black_box(&hoard);
             }
         }
-        "overflow the stack" => vec![WireOutcome::Reject(deep(u64::MAX))],
-        "no outcome" => Vec::new(),
-        "two outcomes" => vec![WireOutcome::Skip, WireOutcome::Skip],
-        "two values" => row(vec![id(), Value::Text(String::new())]),
-        "other table" => vec![WireOutcome::Rows(vec![Row { table: 1, values: Vec::new() }])],
-        "negative" => row(vec![id(), Value::Text(String::new()), Value::Int(-1)]),
-        "1001 rows" => {
-            let one = Row { table: 0, values: Vec::new() };
-            vec![WireOutcome::Rows(vec![one; 1_001])]
+        "overflow the stack" => {
+            std::hint::black_box(deep(u64::MAX));
         }
+        "two values" => {
+            rows.row(0).text(event.aggregate_id).text("");
+        }
+        "other table" => {
+            rows.row(1);
+        }
+        "negative" => {
+            rows.row(0).text(event.aggregate_id).text("").int(-1);
+        }
+        "1001 rows" => (0..1_001).for_each(|_| drop(rows.row(0))),
         "flood the log" => {
             for line in 0..10_000 {
                 log(Level::Info, &format!("line {line} {}", "x".repeat(2_000)));
             }
-            vec![WireOutcome::Skip]
         }
-        "forty megabytes" => row(vec![id(), Value::Text("x".repeat(40 << 20)), Value::Uint(0)]),
-        text => row(vec![id(), Value::Text(text.to_owned()), Value::Uint(seen)]),
+        "a long log line" => log(Level::Info, &"x".repeat(40 << 20)),
+        "ten megabytes" => {
+            rows.row(0).text(event.aggregate_id).text(&"x".repeat(10 << 20)).uint(0);
+        }
+        "a hundred megabytes" => {
+            rows.row(0).text(event.aggregate_id).text(&"x".repeat(100 << 20)).uint(0);
+        }
+        "headers" => {
+            let all: Vec<_> =
+                event.headers.iter().map(|(key, value)| (key, String::from_utf8_lossy(value))).collect();
+            rows.row(0).text(event.aggregate_id).text(&format!("{all:?}")).uint(seen);
+        }
+        text => {
+            rows.row(0).text(event.aggregate_id).text(text).uint(seen);
+        }
     }
+    Ok(())
 }
 
-fn deep(left: u64) -> Failure {
-    let inner =
-        if left == 0 { Failure { code: String::new(), message: String::new() } } else { deep(left - 1) };
+fn deep(left: u64) -> u64 {
+    let inner = if left == 0 { 0 } else { deep(left - 1) + 1 };
     std::hint::black_box(inner)
 }
 

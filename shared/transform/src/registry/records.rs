@@ -1,7 +1,8 @@
 //! The JSON records of a registry. Fields are only ever added, with a default.
 
-use crate::{Artifact, Digest, ENGINE_KEY, Generation, Schema};
+use crate::{Digest, Generation, PublicKey, Schema, Target, aot::Parts};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use time::OffsetDateTime;
 
 /// What a module says of itself, as it was when it was published.
@@ -41,70 +42,185 @@ impl ModuleInfo {
             published_at: now,
         }
     }
+
+    /// Where the module can be active.
+    pub fn slot(&self) -> Slot {
+        let mut tables: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
+        tables.sort_unstable();
+        Slot(tables.join("+"))
+    }
 }
 
-/// Native code of a module for one engine. A signature over all three is to stand here.
+/// What one transform at a time is active for: the tables that it fills, sorted and joined by `+`. Modules that fill the
+/// same tables take each other's place; those of other tables are active beside them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Slot(String);
+
+impl Slot {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The table that both fill, if there is one.
+    pub(super) fn shared_table<'a>(&'a self, other: &Self) -> Option<&'a str> {
+        self.0.split('+').find(|table| other.0.split('+').any(|theirs| theirs == *table))
+    }
+}
+
+impl From<&str> for Slot {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Native code of a module for one engine, and who vouches for it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ArtifactInfo {
     pub(super) module: Digest,
     pub(super) engine: String,
-    /// SHA-256 of the native code.
+    /// SHA-256 of the native code, and of the one that counts instructions.
     pub(super) artifact: Digest,
-    pub(super) bytes: usize,
+    pub(super) metered: Digest,
+    pub(super) bytes: [usize; 2],
     #[serde(with = "time::serde::rfc3339")]
     pub(super) compiled_at: OffsetDateTime,
+    /// For people: who is believed is told by the function's own keys.
+    pub(super) signed_by: String,
+    /// ed25519 over module, engine and both digests, in hex.
+    pub(super) signature: String,
 }
 
 impl ArtifactInfo {
-    pub(super) fn new(module: Digest, artifact: &Artifact, now: OffsetDateTime) -> Self {
+    pub(super) fn new(
+        module: Digest,
+        target: Target,
+        (parts, bytes): (Parts, [usize; 2]),
+        (signed_by, signature): (PublicKey, String),
+        now: OffsetDateTime,
+    ) -> Self {
         Self {
             module,
-            engine: ENGINE_KEY.to_owned(),
-            artifact: artifact.digest().clone(),
-            bytes: artifact.bytes().len(),
+            engine: target.key.to_owned(),
+            artifact: parts.fast,
+            metered: parts.metered,
+            bytes,
             compiled_at: now,
+            signed_by: signed_by.to_string(),
+            signature,
         }
+    }
+
+    pub(super) fn parts(&self) -> Parts {
+        Parts { fast: self.artifact.clone(), metered: self.metered.clone() }
     }
 }
 
-/// One activation.
+/// One change of what is active, and all that is active after it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointer {
     pub generation: Generation,
-    pub digest: Digest,
-    /// Name and version of the module, for people.
-    pub name: String,
-    pub version: String,
-    pub kind: PointerKind,
-    /// Who activated it.
+    pub change: Change,
+    /// At most one a slot; none shares a table with another.
+    pub active: Vec<ActiveTransform>,
+}
+
+impl Pointer {
+    pub fn in_slot(&self, slot: &Slot) -> Option<&ActiveTransform> {
+        self.active.iter().find(|active| active.slot == *slot)
+    }
+}
+
+/// Who changed what, when and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub kind: ChangeKind,
+    pub slot: Slot,
     pub by: String,
     #[serde(with = "time::serde::rfc3339")]
-    pub activated_at: OffsetDateTime,
+    pub at: OffsetDateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum PointerKind {
+pub enum ChangeKind {
     Activate,
     RollBack,
+    /// By a function, whose records the module rejected too often.
+    AutoRollBack,
+    /// Nothing is active in the slot any more.
+    Deactivate,
 }
 
-impl Pointer {
-    pub(super) fn new(
-        generation: Generation,
-        info: &ModuleInfo,
-        by: &str,
-        now: OffsetDateTime,
-        kind: PointerKind,
-    ) -> Self {
-        Self {
-            generation,
-            digest: info.digest.clone(),
-            name: info.name.clone(),
-            version: info.version.clone(),
-            kind,
-            by: by.to_owned(),
-            activated_at: now,
-        }
+/// A transform that is active.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveTransform {
+    pub slot: Slot,
+    pub digest: Digest,
+    /// Name and version of the module, for people.
+    pub name: String,
+    pub version: String,
+    /// Of the change that made it active; on each of its rows.
+    pub generation: Generation,
+    /// Who made it active.
+    pub by: String,
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// What was active here before, and is again after a roll-back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Digest>,
+    /// Rejected more than this, it is rolled back by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<RejectLimit>,
+}
+
+/// How much of its records a module may reject, by its own judgement or by trapping, right after its activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectLimit {
+    /// Of the records it was given, in percent: 0 to 100.
+    pub percent: u32,
+    /// Judged from so many records on,
+    pub from_records: u64,
+    /// and up to so many, in each process of the function.
+    pub to_records: u64,
+}
+
+impl Default for RejectLimit {
+    /// A twentieth, judged over the first 10,000 records.
+    fn default() -> Self {
+        Self { percent: 5, from_records: 100, to_records: 10_000 }
+    }
+}
+
+/// What one process of the function did with one activation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Records given to the module; those of types that it doesn't want aren't.
+    pub records: u64,
+    pub rows: u64,
+    pub skipped: u64,
+    /// By the module, or by the host for what the module made of them.
+    pub rejected: u64,
+    /// Those of `rejected` on which the module trapped.
+    pub trapped: u64,
+    /// Time within the module and the host's checks.
+    pub run_us: u64,
+}
+
+impl std::ops::AddAssign for Stats {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.rows += other.rows;
+        self.skipped += other.skipped;
+        self.rejected += other.rejected;
+        self.trapped += other.trapped;
+        self.run_us += other.run_us;
     }
 }

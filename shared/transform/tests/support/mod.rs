@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use outflow_transform::{
-    Artifact, Digest, Engine, Event, Generation, Limits, LoadError, Module, Stamp, compile,
+    Artifact, Digest, Engine, Event, Generation, Limits, LoadError, Module, Stamp, Target, compile,
 };
 use std::{
     path::{Path, PathBuf},
@@ -39,29 +39,26 @@ pub(crate) fn patched(from: &str, to: &str) -> Vec<u8> {
     wasm
 }
 
-/// An engine whose deadlines no test runs into by a busy machine.
-pub(crate) fn engine() -> Engine {
+/// Limits that no test runs into by a busy machine.
+pub(crate) fn patient() -> Limits {
     let (batch_deadline, record_deadline) = (Duration::from_secs(30), Duration::from_secs(30));
     let rerun_budget = Duration::from_secs(120);
-    Engine::new(Limits { batch_deadline, record_deadline, rerun_budget, ..Limits::default() })
-        .expect("the engine starts")
+    Limits { batch_deadline, record_deadline, rerun_budget, ..Limits::default() }
 }
 
-/// An engine for modules that never end.
-pub(crate) fn impatient_engine() -> Engine {
-    let (batch_deadline, record_deadline) = (Duration::from_millis(300), Duration::from_millis(300));
-    Engine::new(Limits { batch_deadline, record_deadline, ..Limits::default() }).expect("the engine starts")
+pub(crate) fn engine() -> Engine {
+    Engine::new(patient()).expect("the engine starts")
 }
 
 /// Native code of a component; that of the test guest is compiled once, it runs in every engine.
-pub(crate) fn artifact(engine: &Engine, wasm: &[u8]) -> Artifact {
+pub(crate) fn artifact(wasm: &[u8]) -> Artifact {
     static OF_TEST_GUEST: OnceLock<Artifact> = OnceLock::new();
-    let compile = || compile::compile(engine, wasm).expect("the component compiles");
+    let compile = || compile::compile(Target::THIS, wasm).expect("the component compiles");
     if wasm == test_guest() { OF_TEST_GUEST.get_or_init(compile).clone() } else { compile() }
 }
 
 pub(crate) fn load(engine: &Engine, wasm: &[u8]) -> Result<Module, LoadError> {
-    Module::load(engine, Digest::of(wasm), &artifact(engine, wasm))
+    Module::load(engine, Digest::of(wasm), &artifact(wasm))
 }
 
 pub(crate) fn stamp() -> Stamp {
@@ -70,17 +67,24 @@ pub(crate) fn stamp() -> Stamp {
 
 pub(crate) const AGGREGATE: &str = "0192a7c1-0000-7000-8000-000000000001";
 
+pub(crate) fn headers() -> &'static [(String, Vec<u8>)] {
+    static HEADERS: OnceLock<[(String, Vec<u8>); 2]> = OnceLock::new();
+    HEADERS.get_or_init(|| {
+        [("traceparent", "00-1"), ("other", "x")].map(|(k, v)| (k.to_owned(), v.as_bytes().to_vec()))
+    })
+}
+
 /// An event that tells the test guest what to do.
-pub(crate) fn told(order: &str) -> Event {
+pub(crate) fn told(order: &str) -> Event<'_> {
     Event {
-        id: "0192a7c1-0000-7000-8000-0000000000ff".to_owned(),
-        event_type: "Told".to_owned(),
-        aggregate_id: AGGREGATE.to_owned(),
+        id: "0192a7c1-0000-7000-8000-0000000000ff",
+        event_type: "Told",
+        aggregate_id: AGGREGATE,
         aggregate_version: 1,
         schema_version: 1,
-        topic: "told.events".to_owned(),
-        headers: vec![("traceparent".to_owned(), b"00-1".to_vec())],
-        payload: order.as_bytes().to_vec(),
+        topic: "told.events",
+        headers: headers(),
+        payload: order.as_bytes(),
         ..Event::default()
     }
 }

@@ -8,8 +8,8 @@ mod group;
 mod list;
 mod show;
 mod status;
-mod text;
-mod when;
+pub(crate) mod text;
+pub(crate) mod when;
 
 use crate::output::Finding;
 use anyhow::Context;
@@ -82,14 +82,14 @@ impl Group {
 
 /// Who does it; kept with why in the audit.
 #[derive(Debug, Args)]
-struct By {
+pub(crate) struct By {
     /// Who does this; at most 128 characters. [default: user@host]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
 }
 
 impl By {
-    fn sign(&self, why: &str) -> anyhow::Result<Signature> {
+    pub(crate) fn sign(&self, why: &str) -> anyhow::Result<Signature> {
         let by = self.by.clone().unwrap_or_else(user_at_host);
         Ok(Signature::new(by, why)?)
     }
@@ -123,7 +123,7 @@ fn explained(error: OperatorError) -> anyhow::Error {
 ///
 /// # Errors
 /// Where nobody can be asked, and where the answer is no.
-fn confirm(yes: bool, what: &str) -> anyhow::Result<()> {
+pub(crate) fn confirm(yes: bool, what: &str) -> anyhow::Result<()> {
     use std::io::{IsTerminal, Write};
     if yes {
         return Ok(());

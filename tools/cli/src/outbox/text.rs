@@ -8,7 +8,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 /// Characters of an error in a table; `show` has all of it.
 const ERROR_CHARS: usize = 60;
 
-pub(super) fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     if !header.is_empty() {
@@ -18,7 +18,7 @@ pub(super) fn table(header: &[&str]) -> Table {
 }
 
 /// To the second: `2026-11-23T07:00:00Z`.
-pub(super) fn moment(at: OffsetDateTime) -> String {
+pub(crate) fn moment(at: OffsetDateTime) -> String {
     let at = at.replace_nanosecond(0).unwrap_or(at);
     at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
 }
@@ -37,7 +37,7 @@ pub(super) fn milliseconds(ms: u64) -> String {
 }
 
 /// With thousands apart: 1,234,567.
-pub(super) fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -55,7 +55,7 @@ pub(super) fn events(number: u64) -> String {
 }
 
 /// The beginning of an error, in one line.
-pub(super) fn shortened(error: Option<&str>) -> String {
+pub(crate) fn shortened(error: Option<&str>) -> String {
     let line = error.unwrap_or_default().replace(['\n', '\r'], " ");
     match line.char_indices().nth(ERROR_CHARS) {
         Some((end, _)) => format!("{}…", &line[..end]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// `7d`, `12h`, `90s`, `1h 30m`; a day has 24 hours.
-pub(super) fn duration(text: &str) -> anyhow::Result<Duration> {
+pub(crate) fn duration(text: &str) -> anyhow::Result<Duration> {
     const FORMS: &str = "write 7d, 12h, 30m or 90s";
     let span: Span = text.parse().context(FORMS)?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).context(FORMS)?;
@@ -15,7 +15,7 @@ pub(super) fn duration(text: &str) -> anyhow::Result<Duration> {
 }
 
 /// A moment with an offset; a date or a time without one, in UTC; or so long ago, as `2h`.
-pub(super) fn moment(text: &str) -> anyhow::Result<OffsetDateTime> {
+pub(crate) fn moment(text: &str) -> anyhow::Result<OffsetDateTime> {
     const FORMS: &str = "write 2026-11-23T07:00:00Z, 2026-11-23 (UTC), or 2h for two hours ago";
     if let Ok(ago) = duration(text) {
         let ago = time::Duration::try_from(ago).context(FORMS)?;

@@ -1,22 +1,46 @@
 //! A module's columns against the live ClickHouse table, before it may become active.
 //!
-//! The loader sends every column that the module names and none that it doesn't, so both must agree: a
-//! column more would be refused there, a column less would silently get its default.
+//! A column more than the table has can be added: rows that are there keep the type's default. A column less is no
+//! matter where the table has a default for it, as for one that a later module added. Nothing is ever dropped or retyped.
 
 use anyhow::Context;
-use outflow_analytics::{Column, Config, Reader};
+use outflow_analytics::{Column, Config, Reader, Schema};
 use outflow_telemetry::config::{ConfigError, from_env};
 use outflow_transform::{ColumnType, HOST_COLUMNS, ModuleInfo};
+use std::fmt;
 
-/// What doesn't fit, in words. None where OUTFLOW_CLICKHOUSE_URL isn't set: then there is no table to ask.
-pub(crate) async fn differences(info: &ModuleInfo) -> anyhow::Result<Option<Vec<String>>> {
+/// What a comparison has found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// In words. None of them can be mended by adding.
+    pub(super) differences: Vec<String>,
+    pub(super) additions: Vec<Addition>,
+}
+
+/// A column that the module fills and the table lacks.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Addition {
+    table: String,
+    column: String,
+    /// As ClickHouse spells it.
+    data_type: String,
+}
+
+impl fmt::Display for Addition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} {}", self.table, self.column, self.data_type)
+    }
+}
+
+/// What doesn't fit. None where OUTFLOW_CLICKHOUSE_URL isn't set: then there is no table to ask.
+pub(super) async fn compare_tables(info: &ModuleInfo) -> anyhow::Result<Option<Found>> {
     let config = match from_env::<Config>() {
         Ok(config) => config,
         Err(ConfigError::Missing(name)) if name == "OUTFLOW_CLICKHOUSE_URL" => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let reader = Reader::new(&config)?;
-    let mut found = Vec::new();
+    let mut found = Found::default();
     for table in &info.tables {
         let live = reader.columns(&table.name).await.with_context(|| {
             format!(
@@ -24,22 +48,41 @@ pub(crate) async fn differences(info: &ModuleInfo) -> anyhow::Result<Option<Vec<
                 table.name
             )
         })?;
-        found.extend(compare(&table.name, &table.columns, &live));
+        compare(&table.name, &table.columns, &live, &mut found);
     }
     Ok(Some(found))
 }
 
-fn compare(table: &str, declared: &[(String, String)], live: &[Column]) -> Vec<String> {
-    if live.is_empty() {
-        return vec![format!("table {table} does not exist: run `outflow init`")];
+/// Adds the columns; their names afterwards.
+pub(super) async fn add(additions: &[Addition]) -> anyhow::Result<Vec<String>> {
+    let schema = Schema::new(&from_env::<Config>()?)?;
+    let mut added = Vec::new();
+    for Addition { table, column, data_type } in additions {
+        schema.add_column(table, column, data_type).await.with_context(|| {
+            format!(
+                "adding {table}.{column}; added by then: [{}]; run it again once that is mended",
+                added.join(", ")
+            )
+        })?;
+        added.push(format!("{table}.{column}"));
     }
-    let live: Vec<&Column> = live.iter().filter(|c| !HOST_COLUMNS.contains(&c.name.as_str())).collect();
-    let mut found = Vec::new();
+    Ok(added)
+}
+
+fn compare(table: &str, declared: &[(String, String)], live: &[Column], found: &mut Found) {
+    if live.is_empty() {
+        found.differences.push(format!("table {table} does not exist: run `outflow init`"));
+        return;
+    }
     for (name, declared_type) in declared {
         match live.iter().find(|column| column.name == *name) {
-            None => found.push(format!("{table}.{name} {declared_type}: the table has no such column")),
+            None => found.additions.push(Addition {
+                table: table.to_owned(),
+                column: name.clone(),
+                data_type: declared_type.clone(),
+            }),
             Some(column) if !same_type(declared_type, &column.data_type) => {
-                found.push(format!(
+                found.differences.push(format!(
                     "{table}.{name}: the module says {declared_type}, the table {}",
                     column.data_type
                 ));
@@ -47,17 +90,15 @@ fn compare(table: &str, declared: &[(String, String)], live: &[Column]) -> Vec<S
             Some(_) => {}
         }
     }
-    for column in &live {
-        if !declared.iter().any(|(name, _)| *name == column.name) {
-            found.push(format!("{table}.{} {}: the module does not fill it", column.name, column.data_type));
+    for column in live {
+        let is_filled = HOST_COLUMNS.contains(&column.name.as_str())
+            || !column.default_kind.is_empty()
+            || declared.iter().any(|(name, _)| *name == column.name);
+        if !is_filled {
+            let (name, data_type) = (&column.name, &column.data_type);
+            found.differences.push(format!("{table}.{name} {data_type}: the module does not fill it"));
         }
     }
-    let names = |columns: &mut dyn Iterator<Item = &str>| columns.collect::<Vec<_>>().join(", ");
-    let expected = names(&mut live.iter().map(|column| column.name.as_str()));
-    if found.is_empty() && names(&mut declared.iter().map(|(name, _)| name.as_str())) != expected {
-        found.push(format!("{table}: the columns' order is {expected}"));
-    }
-    found
 }
 
 /// Spelling aside: ClickHouse writes `Decimal(18, 2)` with a space.
@@ -69,39 +110,41 @@ fn same_type(declared: &str, live: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(declared: &[(&str, &str)], live: &[(&str, &str)]) -> String {
+    fn check(declared: &[(&str, &str)], live: &[(&str, &str, &str)]) -> Found {
         let owned = |&(name, t): &(&str, &str)| (name.to_owned(), t.to_owned());
         let declared: Vec<_> = declared.iter().map(owned).collect();
-        let column = |&(name, t): &(&str, &str)| Column { name: name.to_owned(), data_type: t.to_owned() };
-        compare("t", &declared, &live.iter().map(column).collect::<Vec<_>>()).join("\n")
+        let column = |&(name, data_type, default_kind): &(&str, &str, &str)| Column {
+            name: name.to_owned(),
+            data_type: data_type.to_owned(),
+            default_kind: default_kind.to_owned(),
+        };
+        let mut found = Found::default();
+        compare("t", &declared, &live.iter().map(column).collect::<Vec<_>>(), &mut found);
+        found
     }
 
     #[test]
-    fn equal_tables_have_no_difference_whatever_the_host_adds() {
+    fn equal_tables_have_no_difference_whatever_the_host_adds_and_whatever_their_order() {
         let live = [
-            ("id", "UUID"),
-            ("sum", "Decimal(18, 2)"),
-            ("version", "UInt64"),
-            ("loaded_at", "DateTime64(3, 'UTC')"),
+            ("id", "UUID", ""),
+            ("sum", "Decimal(18, 2)", ""),
+            ("version", "UInt64", ""),
+            ("added_later", "String", "DEFAULT"),
+            ("loaded_at", "DateTime64(3, 'UTC')", "DEFAULT"),
         ];
-        assert_eq!(check(&[("id", "UUID"), ("sum", "Decimal(18,2)")], &live), "");
+        assert_eq!(check(&[("sum", "Decimal(18,2)"), ("id", "UUID")], &live), Found::default());
     }
 
     #[test]
-    fn each_difference_is_told() {
-        let live = [("id", "UUID"), ("sum", "Decimal(18, 2)"), ("band", "String")];
+    fn a_column_more_can_be_added_and_any_other_difference_is_told() {
+        let live = [("id", "UUID", ""), ("sum", "Decimal(18, 2)", ""), ("band", "String", "")];
+        let found = check(&[("sum", "Decimal(9, 2)"), ("id", "UUID"), ("new", "Bool")], &live);
         expect_test::expect![[r#"
             t.sum: the module says Decimal(9, 2), the table Decimal(18, 2)
-            t.new Bool: the table has no such column
             t.band String: the module does not fill it"#]]
-        .assert_eq(&check(&[("sum", "Decimal(9, 2)"), ("id", "UUID"), ("new", "Bool")], &live));
-        expect_test::expect!["t: the columns' order is id, sum, band"]
-            .assert_eq(&check(&live_swapped(), &live));
+        .assert_eq(&found.differences.join("\n"));
+        assert_eq!(found.additions.iter().map(ToString::to_string).collect::<Vec<_>>(), ["t.new Bool"]);
         expect_test::expect!["table t does not exist: run `outflow init`"]
-            .assert_eq(&check(&[("id", "UUID")], &[]));
-    }
-
-    fn live_swapped() -> [(&'static str, &'static str); 3] {
-        [("sum", "Decimal(18, 2)"), ("id", "UUID"), ("band", "String")]
+            .assert_eq(&check(&[("id", "UUID")], &[]).differences.join("\n"));
     }
 }
