@@ -139,7 +139,8 @@ async fn deliver(function: &Function, orders: &[Order], version: u64) -> anyhow:
         "bootstrapServers": "127.0.0.1:9092",
         "records": {"order.events-0": records},
     });
-    let answer = function.invoke(event).await.map_err(|error| anyhow::anyhow!("the function failed: {error}"))?;
+    let answer =
+        function.invoke(event).await.map_err(|error| anyhow::anyhow!("the function failed: {error}"))?;
     let failures = &answer["batchItemFailures"];
     ensure!(failures.as_array().is_none_or(Vec::is_empty), "records came back: {failures}");
     Ok(())
@@ -215,8 +216,7 @@ impl Written {
             assigned.add_partition_offset(ROWS, partition, Offset::Offset(*offset))?;
         }
         reader.assign(&assigned)?;
-        let mut left: u64 =
-            ends(&reader)?.iter().zip(from).map(|(end, from)| end.abs_diff(*from)).sum();
+        let mut left: u64 = ends(&reader)?.iter().zip(from).map(|(end, from)| end.abs_diff(*from)).sum();
         let (mut written, mut generations) = (Self::default(), HashSet::new());
         while left > 0 {
             let record = reader.poll(ANSWER).context("rows are missing in the topic")??;

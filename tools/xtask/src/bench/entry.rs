@@ -39,12 +39,7 @@ impl Entry {
     /// With its ratio, and rounded.
     pub(super) fn finished(self) -> Self {
         let ratio = self.baseline_value.map(|baseline_value| rounded(self.value / baseline_value));
-        Self {
-            value: rounded(self.value),
-            baseline_value: self.baseline_value.map(rounded),
-            ratio,
-            ..self
-        }
+        Self { value: rounded(self.value), baseline_value: self.baseline_value.map(rounded), ratio, ..self }
     }
 }
 
