@@ -129,7 +129,9 @@ impl<P: Publisher> Relay<P> {
                     match connection.execute(RANGE_MEMORY).await {
                         // A server that lacks it is no MySQL 8, and is told so where its version is looked at.
                         Err(error) if mysql_code(&error) == Some(UNKNOWN_VARIABLE) => {}
-                        answer => drop(answer?),
+                        answer => {
+                            answer?;
+                        }
                     }
                     let limits = AssertSqlSafe(limits(lease));
                     sqlx::query(limits).persistent(false).execute(connection).await.map(drop)
