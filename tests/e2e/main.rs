@@ -12,3 +12,4 @@ mod nudge;
 mod poison;
 mod postman;
 mod transforms;
+mod tutorial;

@@ -7,7 +7,7 @@ use outflow_store::Store;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tokio::process::Command;
@@ -172,6 +172,15 @@ impl Outflow {
             })
             .await?;
         Ok(Self { program: target_dir().join("outflow"), env })
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The variables that it is called with, beside this process's own.
+    pub fn env(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.env.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Runs it to its end.
