@@ -216,7 +216,8 @@ mod tests {
     #[test]
     fn a_line_fits_where_it_is_the_same_but_for_ellipses_spaces_and_digests() {
         let known = HashMap::from([("aaaaaaaaaaa1".to_owned(), "0123456789ab".to_owned())]);
-        let fits = |expected: &str, found: &str| pattern(expected, &known).expect("a pattern").is_match(found);
+        let fits =
+            |expected: &str, found: &str| pattern(expected, &known).expect("a pattern").is_match(found);
         assert!(fits("a  table │ 1 │", " a table   │ 1 │"));
         assert!(fits("took … ms", "took 1,204.5 ms"));
         assert!(fits("active aaaaaaaaaaa1", "active 0123456789ab"));
