@@ -56,11 +56,14 @@ fn a_pointer_to_what_does_not_load_changes_nothing_and_the_log_says_why() {
         let names =
             std::fs::read_dir(&pointers)?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let newest = names.max().context("there is a pointer")?;
-        let generation: u64 = newest.trim_end_matches(".json").parse()?;
-        let pointer = std::fs::read_to_string(pointers.join(&newest))?.replace(&digest, &broken);
-        let mut pointer: Value = serde_json::from_str(&pointer)?;
-        pointer["generation"] = (generation + 1).into();
-        std::fs::write(pointers.join(format!("{:08}.json", generation + 1)), pointer.to_string())?;
+        let next = newest.trim_end_matches(".json").parse::<u64>()? + 1;
+        let mut pointer: Value = serde_json::from_slice(&std::fs::read(pointers.join(&newest))?)?;
+        pointer["generation"] = next.into();
+        let active = pointer["active"].as_array_mut().context("it says what is active")?;
+        let ours = active.iter_mut().find(|active| active["digest"] == digest.as_str());
+        let ours = ours.context("the module is active")?;
+        (ours["digest"], ours["generation"]) = (broken.into(), next.into());
+        std::fs::write(pointers.join(format!("{next:08}.json")), pointer.to_string())?;
 
         let order = shop.order().await?;
         shop.assert_conserved().await?;

@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Its process. Ended when dropped.
 #[derive(Debug)]
 pub struct Function {
-    _process: Child,
+    process: Child,
     api: JoinHandle<()>,
     calls: mpsc::Sender<Call>,
 }
@@ -47,7 +47,7 @@ struct Api {
 }
 
 impl Function {
-    /// Compiles and starts it.
+    /// Compiles it, with optimisation where whoever calls has it, and starts it.
     ///
     /// # Errors
     /// What the compiler said.
@@ -55,6 +55,9 @@ impl Function {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "--package", package]).current_dir(workspace_root());
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
         let built = build.kill_on_drop(true).output().await.context("cargo could not be run")?;
         anyhow::ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
 
@@ -79,7 +82,12 @@ impl Function {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{package} could not be started"))?;
-        Ok(Self { _process: process, api, calls })
+        Ok(Self { process, api, calls })
+    }
+
+    /// Its process id; none where it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.id()
     }
 
     /// Its answer, or the error that it reports.

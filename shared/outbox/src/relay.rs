@@ -1,6 +1,7 @@
 //! The relay: takes the lease, lets a session work, gives the lease back, and looks once more.
 
 use crate::{
+    burial::mysql_code,
     error::RelayError,
     failover, failures,
     flow::Flow,
@@ -30,6 +31,7 @@ const CONNECTIONS: u32 = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a page with every gap that may be open; MySQL's default of 8 MiB would give up and scan the table.
 const RANGE_MEMORY: &str = "SET SESSION range_optimizer_max_mem_size = 67108864";
+const UNKNOWN_VARIABLE: u16 = 1193;
 /// At REPEATABLE READ the look into a gap would lock it, and every writer would wait.
 const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 /// How many gaps a group has open, and the age of the oldest: some thousands of rows at most.
@@ -124,7 +126,11 @@ impl<P: Publisher> Relay<P> {
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     connection.execute(ISOLATION).await?;
-                    connection.execute(RANGE_MEMORY).await?;
+                    match connection.execute(RANGE_MEMORY).await {
+                        // A server that lacks it is no MySQL 8, and is told so where its version is looked at.
+                        Err(error) if mysql_code(&error) == Some(UNKNOWN_VARIABLE) => {}
+                        answer => drop(answer?),
+                    }
                     let limits = AssertSqlSafe(limits(lease));
                     sqlx::query(limits).persistent(false).execute(connection).await.map(drop)
                 })

@@ -45,7 +45,7 @@ pub enum ActiveError {
     Registry {
         registry: String,
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     #[error(
         "no transform is active in {registry}: run `outflow transform publish NAME`, then `outflow transform \
@@ -111,7 +111,8 @@ impl Active {
     pub async fn refresh(&self, now: Instant) -> Result<Vec<Arc<Loaded>>, ActiveError> {
         if let Err(source) = self.follow().await {
             if self.lock().loaded.is_empty() {
-                return Err(ActiveError::Registry { registry: self.registry.location().to_owned(), source });
+                let registry = self.registry.location().to_owned();
+                return Err(ActiveError::Registry { registry, source: Box::new(source) });
             }
             tracing::warn!(error = chain(&source), "registry unreadable, last transforms go on");
         }

@@ -1,6 +1,7 @@
 //! Loading native code: the one place of this crate with `unsafe`.
 
 use crate::{Digest, engine::Engine};
+use bytes::Bytes;
 use wasmtime::component::Component;
 
 /// Native code of a module, as the publisher made it: for usual batches, and, counting instructions, for suspect records.
@@ -9,8 +10,8 @@ use wasmtime::component::Component;
 /// signed for its bytes.
 #[derive(Clone)]
 pub struct Artifact {
-    fast: Vec<u8>,
-    metered: Vec<u8>,
+    fast: Bytes,
+    metered: Bytes,
 }
 
 impl std::fmt::Debug for Artifact {
@@ -33,11 +34,11 @@ impl Artifact {
     /// Fresh from the compiler.
     #[cfg(feature = "compile")]
     pub(crate) fn compiled(fast: Vec<u8>, metered: Vec<u8>) -> Self {
-        Self { fast, metered }
+        Self { fast: fast.into(), metered: metered.into() }
     }
 
     /// The bytes, if they are the ones that were signed for.
-    pub(crate) fn verified(fast: Vec<u8>, metered: Vec<u8>, signed: &Parts) -> Option<Self> {
+    pub(crate) fn verified(fast: Bytes, metered: Bytes, signed: &Parts) -> Option<Self> {
         let artifact = Self { fast, metered };
         (artifact.parts() == *signed).then_some(artifact)
     }
@@ -58,7 +59,7 @@ impl Artifact {
 
 /// The part that counts instructions, kept until a record is suspect.
 #[derive(Clone)]
-pub(crate) struct Metered(Vec<u8>);
+pub(crate) struct Metered(Bytes);
 
 /// The component of usual batches. wasmtime checks version, target and configuration here, and refuses what doesn't suit
 /// this engine.

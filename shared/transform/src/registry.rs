@@ -19,7 +19,7 @@ mod url;
 
 use crate::{Artifact, Digest, Generation, InvalidGeneration, Schema, SigningKey, Target, TrustedKeys};
 use bytes::Bytes;
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, future::try_join_all};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, path::Path};
 use records::ArtifactInfo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -245,17 +245,19 @@ impl Registry {
     ) -> Result<Artifact, RegistryError> {
         let [fast, metered, about] = self.artifact_paths(digest, target);
         let missing = || RegistryError::NoArtifact { digest: digest.clone(), engine: target.key };
-        let Some(record) = self.read_if_there(&about).await? else { return Err(missing()) };
-        let record: ArtifactInfo = parse(&about, &record)?;
+        // At once: each is a question of its own to the store.
+        let read = [&about, &fast, &metered].map(|path| self.read_if_there(path));
+        let [Some(record), Some(code), Some(counting)] = &try_join_all(read).await?[..] else {
+            return Err(missing());
+        };
+        let record: ArtifactInfo = parse(&about, record)?;
         same(&about, digest.as_str(), record.module.as_str())?;
         same(&about, target.key, &record.engine)?;
         let parts = record.parts();
         if !trusted.vouch(&record.signature, digest, target.key, &parts) {
             return Err(RegistryError::Untrusted { path: about.to_string(), signed_by: record.signed_by });
         }
-        let Some(code) = self.read_if_there(&fast).await? else { return Err(missing()) };
-        let Some(counting) = self.read_if_there(&metered).await? else { return Err(missing()) };
-        Artifact::verified(code.to_vec(), counting.to_vec(), &parts)
+        Artifact::verified(code.clone(), counting.clone(), &parts)
             .ok_or_else(|| RegistryError::Damaged { path: fast.to_string() })
     }
 

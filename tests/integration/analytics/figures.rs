@@ -5,7 +5,11 @@ use outflow_analytics::{Config, Reader, Schema, Source, Sum, TimeRange, Timestam
 use outflow_stack::Clickhouse;
 use outflow_tests::{OrderRow, order_row, services};
 use serde_json::Value;
+use std::time::Duration;
 use uuid::Uuid;
+
+/// In a hurry, how old a mark is when it begins to count: longer than a query takes on a busy machine.
+pub(super) const MARKS_COUNT: Duration = Duration::from_secs(1);
 
 /// A database of its own, and every way into it.
 pub(super) struct Figures {
@@ -66,18 +70,18 @@ impl Figures {
         }
     }
 
-    /// No slack instead of ten minutes, and marks that count after half a second: fit for sums that never change.
+    /// No slack instead of ten minutes, and marks that count after [`MARKS_COUNT`]: fit for sums that never change.
     pub(super) async fn hurry(&self) {
         let rows = self
             .query("SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = 'stale_slots'")
             .await;
         let mut select = rows[0]["as_select"].as_str().expect("a view has a text").to_owned();
         for (long, short) in [
-            ("toIntervalMinute(10)", "toIntervalSecond(0)"),
-            ("toIntervalSecond(30)", "toIntervalMillisecond(500)"),
+            ("toIntervalMinute(10)", "toIntervalSecond(0)".to_owned()),
+            ("toIntervalSecond(30)", format!("toIntervalSecond({})", MARKS_COUNT.as_secs())),
         ] {
             assert!(select.contains(long), "{select}");
-            select = select.replace(long, short);
+            select = select.replace(long, &short);
         }
         self.query(&format!("CREATE OR REPLACE VIEW stale_slots AS {select}")).await;
     }

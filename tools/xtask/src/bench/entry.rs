@@ -3,24 +3,26 @@
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
-use serde::Serialize;
-use std::{path::Path, time::Duration};
+use serde::{Deserialize, Serialize};
+use std::{borrow::Cow, path::Path, time::Duration};
 
 /// One figure, or one comparison. A figure with two baselines has two entries.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
-    name: &'static str,
+    name: Cow<'static, str>,
     value: f64,
-    unit: &'static str,
-    baseline: Option<&'static str>,
+    unit: Cow<'static, str>,
+    baseline: Option<Cow<'static, str>>,
     baseline_value: Option<f64>,
     /// value / baseline_value.
+    #[serde(default)]
     ratio: Option<f64>,
 }
 
 impl Entry {
     pub(super) fn alone(name: &'static str, value: f64, unit: &'static str) -> Self {
-        Self { name, value: rounded(value), unit, baseline: None, baseline_value: None, ratio: None }
+        let (name, unit) = (name.into(), unit.into());
+        Self { name, value, unit, baseline: None, baseline_value: None, ratio: None }.finished()
     }
 
     pub(super) fn against(
@@ -30,11 +32,18 @@ impl Entry {
         baseline: &'static str,
         baseline_value: f64,
     ) -> Self {
+        let (name, unit, baseline) = (name.into(), unit.into(), Some(baseline.into()));
+        Self { name, value, unit, baseline, baseline_value: Some(baseline_value), ratio: None }.finished()
+    }
+
+    /// With its ratio, and rounded.
+    pub(super) fn finished(self) -> Self {
+        let ratio = self.baseline_value.map(|baseline_value| rounded(self.value / baseline_value));
         Self {
-            baseline: Some(baseline),
-            baseline_value: Some(rounded(baseline_value)),
-            ratio: Some(rounded(value / baseline_value)),
-            ..Self::alone(name, value, unit)
+            value: rounded(self.value),
+            baseline_value: self.baseline_value.map(rounded),
+            ratio,
+            ..self
         }
     }
 }
@@ -105,10 +114,10 @@ pub(super) fn table(entries: &[Entry]) -> Table {
     let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
     for entry in entries {
         table.add_row([
-            entry.name.to_owned(),
+            entry.name.to_string(),
             entry.value.to_string(),
-            entry.unit.to_owned(),
-            entry.baseline.unwrap_or_default().to_owned(),
+            entry.unit.to_string(),
+            entry.baseline.as_deref().unwrap_or_default().to_owned(),
             number(entry.baseline_value),
             number(entry.ratio),
         ]);

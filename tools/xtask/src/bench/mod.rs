@@ -17,6 +17,7 @@ mod producer;
 mod relay;
 mod site;
 mod steady;
+mod transform;
 mod writers;
 
 use crate::interrupt::interrupted;
@@ -34,7 +35,7 @@ use xtask::progress::Terminal;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// What to measure: `relay`, or single entries such as `relay.drain`; all of it if nothing is named
+    /// What to measure: `relay`, `transform`, or single entries such as `relay.drain`; all of it if nothing is named
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Write the figures as JSON to FILE; `-` is stdout
@@ -80,10 +81,11 @@ enum Measurement {
     Growth,
     LargeEvents,
     BinarySize,
+    Transform(transform::Group),
 }
 
 impl Measurement {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 10] = [
         Self::Drain,
         Self::Latency,
         Self::Scheduled,
@@ -91,6 +93,9 @@ impl Measurement {
         Self::Growth,
         Self::LargeEvents,
         Self::BinarySize,
+        Self::Transform(transform::Group::Record),
+        Self::Transform(transform::Group::Registry),
+        Self::Transform(transform::Group::Function),
     ];
 
     fn entries(self) -> &'static [&'static str] {
@@ -104,6 +109,7 @@ impl Measurement {
             Self::Growth => &["relay.growth"],
             Self::LargeEvents => &["relay.memory_large_events"],
             Self::BinarySize => &["relay.binary_size"],
+            Self::Transform(group) => group.entries(),
         }
     }
 
@@ -173,18 +179,30 @@ async fn measure(
     progress: &Terminal,
 ) -> anyhow::Result<bool> {
     let (scale, without) = (Scale { quick: args.quick }, &args.without);
-    let relay = relay::Relay::build(progress).await?;
-    let site = Site::start(progress).await?;
     let mut all_made = true;
+    let mut relays = None;
     for measurement in wanted {
-        let made = match measurement {
-            Measurement::Drain => drain::run(&site, &relay, without, scale, progress).await,
-            Measurement::Latency => latency::run(&site, &relay, without, scale, progress).await,
-            Measurement::Scheduled => latency::scheduled(&site, &relay, scale, progress).await,
-            Measurement::Writers => writers::run(&site, &relay, scale, progress).await,
-            Measurement::Growth => growth::run(&site, &relay, scale, progress).await,
-            Measurement::LargeEvents => memory::large_events(&site, &relay, scale, progress).await,
-            Measurement::BinarySize => memory::binary_size(progress).await,
+        let made = if let Measurement::Transform(group) = measurement {
+            transform::run(*group, scale, progress).await
+        } else {
+            // Built and started for the first that needs it.
+            let (site, relay) = match &relays {
+                Some(ready) => ready,
+                None => {
+                    let relay = relay::Relay::build(progress).await?;
+                    relays.insert((Site::start(progress).await?, relay))
+                }
+            };
+            match measurement {
+                Measurement::Drain => drain::run(site, relay, without, scale, progress).await,
+                Measurement::Latency => latency::run(site, relay, without, scale, progress).await,
+                Measurement::Scheduled => latency::scheduled(site, relay, scale, progress).await,
+                Measurement::Writers => writers::run(site, relay, scale, progress).await,
+                Measurement::Growth => growth::run(site, relay, scale, progress).await,
+                Measurement::LargeEvents => memory::large_events(site, relay, scale, progress).await,
+                Measurement::BinarySize => memory::binary_size(progress).await,
+                Measurement::Transform(_) => unreachable!("it was measured above"),
+            }
         };
         match made {
             Ok(made) => entries.extend(made),
@@ -225,7 +243,9 @@ mod tests {
     #[test]
     fn a_name_means_an_entry_or_a_suite() {
         let named = |name: &str| selected(&[name.to_owned()]);
-        assert_eq!(named("relay").unwrap(), Measurement::ALL);
+        assert_eq!(named("relay").unwrap(), Measurement::ALL[..7]);
+        assert_eq!(named("transform").unwrap(), Measurement::ALL[7..]);
+        assert_eq!(named("transform.load").unwrap(), [Measurement::Transform(transform::Group::Registry)]);
         assert_eq!(selected(&[]).unwrap(), Measurement::ALL);
         assert_eq!(named("relay.drain").unwrap(), [Measurement::Drain]);
         assert_eq!(named("relay.latency").unwrap(), [Measurement::Latency, Measurement::Scheduled]);

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 pub(crate) struct Order {
     id: String,
-    aggregate_id: String,
-    payload: String,
-    headers: Vec<(String, Vec<u8>)>,
+    pub(crate) aggregate_id: String,
+    pub(crate) payload: String,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
 }
 
 /// A batch of them, always the same.

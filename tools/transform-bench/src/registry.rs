@@ -15,7 +15,9 @@ use time::OffsetDateTime;
 pub(crate) struct Shelf {
     pub(crate) registry: Registry,
     pub(crate) engine: Engine,
-    _folder: TempDir,
+    /// The public key, as a function is told it.
+    pub(crate) trusted: String,
+    folder: TempDir,
 }
 
 impl Shelf {
@@ -32,7 +34,11 @@ impl Shelf {
             let now = OffsetDateTime::now_utc();
             registry.publish(wasm, &artifacts, module.schema(), &key, now).await.unwrap();
         }
-        Self { registry, engine, _folder: folder }
+        Self { registry, engine, trusted: key.public().to_string(), folder }
+    }
+
+    pub(crate) fn folder(&self) -> &str {
+        self.folder.path().to_str().unwrap()
     }
 
     pub(crate) async fn activate(&self, digest: &Digest) {

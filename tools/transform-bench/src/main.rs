@@ -1,11 +1,11 @@
-//! The figures of the transform host, each with its baselines in the same run; `cargo xtask bench transform` calls it.
+//! The figures of transforms, each with its baselines in the same run, for `cargo xtask bench transform`.
 //!
-//! Prints a JSON list of `{name, value, unit, baseline, baseline_value}`. One thread measures.
+//! Takes names of groups and `--quick`; prints a JSON list of `{name, value, unit, baseline, baseline_value}`.
 #![allow(clippy::float_arithmetic, clippy::unwrap_used, reason = "times and rates of a benchmark")]
 
-mod activations;
 mod baselines;
 mod events;
+mod function;
 mod record;
 mod registry;
 
@@ -51,13 +51,18 @@ impl Scale {
         if self.quick { 5 } else { 400 }
     }
 
+    /// Batches behind which memory is read.
+    fn batches(self) -> u64 {
+        if self.quick { 5 } else { 300 }
+    }
+
     fn activations(self) -> (u32, Duration) {
         if self.quick { (20, Duration::from_secs(1)) } else { (1_000, Duration::from_secs(60)) }
     }
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let scale = Scale { quick: arguments.iter().any(|argument| argument == "--quick") };
     let wanted = |name: &str| {
@@ -65,16 +70,17 @@ async fn main() {
         names().count() == 0 || names().any(|wanted| name == wanted)
     };
     let mut entries = Vec::new();
-    if wanted("transform.record") {
+    if wanted("record") {
         entries.extend(record::run(scale));
     }
-    if wanted("transform.registry") {
+    if wanted("registry") {
         entries.extend(registry::run(scale).await);
     }
-    if wanted("transform.activations") {
-        entries.extend(activations::run(scale).await);
+    if wanted("function") {
+        entries.extend(function::run(scale).await?);
     }
-    println!("{}", serde_json::to_string_pretty(&entries).unwrap());
+    println!("{}", serde_json::to_string(&entries)?);
+    Ok(())
 }
 
 /// The middle one of so many times of `work`, in microseconds.
