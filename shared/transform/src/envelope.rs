@@ -80,8 +80,7 @@ impl<'a> Record<'a> {
     }
 
     fn header(self, name: &str) -> Result<&'a str, NoEvent> {
-        self.text(name)
-            .ok_or_else(|| none("missing_header", &format!("header {name} is missing or no text")))
+        self.text(name).ok_or_else(|| none("missing_header", &format!("header {name} is missing or no text")))
     }
 
     fn text(self, name: &str) -> Option<&'a str> {
