@@ -1,5 +1,6 @@
 //! What `outflow transform` does with real events: each test has a topic and a registry of its own.
 
+mod record;
 mod shadow;
 
 use outflow_broker::{

@@ -10,6 +10,7 @@ mod key;
 mod live;
 mod new;
 mod publish;
+mod record;
 mod shadow;
 mod source;
 mod status;
@@ -27,7 +28,8 @@ pub(crate) enum TransformCommand {
     New(new::NewArgs),
     /// Builds a guest and wraps it into a component.
     Build(build::BuildArgs),
-    /// Runs a guest's fixtures in the real host and shows what differs. Exits 1 where something does.
+    /// Runs a guest's fixtures in the real host and shows what differs, or records them from Kafka. Exits 1 where something
+    /// differs.
     Test(fixtures::TestArgs),
     /// Time and instructions a record, beside the active module's.
     Bench(bench::BenchArgs),
@@ -52,7 +54,7 @@ pub(crate) async fn run(command: TransformCommand) -> anyhow::Result<Finding> {
     match command {
         TransformCommand::New(args) => new::run(&args),
         TransformCommand::Build(args) => build::run(&args),
-        TransformCommand::Test(args) => fixtures::run(&args),
+        TransformCommand::Test(args) => fixtures::run(&args).await,
         TransformCommand::Bench(args) => bench::run(&args).await,
         TransformCommand::Key(args) => key::run(&args),
         TransformCommand::Publish(args) => publish::run(&args).await,
