@@ -59,12 +59,14 @@ impl Arrived {
 
 /// Topics that are being read, each partition in its order.
 pub struct Tail {
+    /// Names, for people.
+    topics: String,
     consumer: StreamConsumer,
 }
 
 impl std::fmt::Debug for Tail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tail").finish_non_exhaustive()
+        f.debug_struct("Tail").field("topics", &self.topics).finish_non_exhaustive()
     }
 }
 
@@ -83,9 +85,11 @@ impl Tail {
             }
         }
         let consumer: StreamConsumer = log.client()?;
-        let read = |source| LetterError::Read { topic: topics.join(", "), source };
-        consumer.assign(&places).map_err(read)?;
-        Ok(Self { consumer })
+        let topics = topics.join(", ");
+        if let Err(source) = consumer.assign(&places) {
+            return Err(LetterError::Read { topic: topics, source });
+        }
+        Ok(Self { topics, consumer })
     }
 
     /// The next record, as soon as there is one; may be given up at any time without losing any.
@@ -98,7 +102,7 @@ impl Tail {
                 Ok(message) => return Ok(Arrived::of(&message)),
                 Err(KafkaError::PartitionEOF(_)) => {}
                 Err(source) if is_unknown(&source) => {
-                    return Err(LetterError::Read { topic: "that is being read".to_owned(), source });
+                    return Err(LetterError::Read { topic: self.topics.clone(), source });
                 }
                 // The client finds its way back by itself.
                 Err(error) => tracing::warn!(%error, "kafka is away, reading goes on once it is back"),

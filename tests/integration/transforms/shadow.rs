@@ -172,7 +172,7 @@ async fn an_endless_loop_ends_and_what_follows_is_compared() {
     bench.send(["u-1", "loop", "u-1", "band"].map(order)).await;
 
     let report =
-        bench.shadow(1, &candidate, &["--from", "beginning", "--for", "5m", "--timeout", "3s"]).await;
+        bench.shadow(1, &candidate, &["--from", "beginning", "--for", "5m", "--timeout", "10s"]).await;
 
     // By its instructions; on a machine that stalls it is left to a retry, and told as well.
     let undecided = report["apart"]["undecided"]["candidate"].as_u64().unwrap();
@@ -232,7 +232,7 @@ async fn silence_is_told_and_no_error() {
 
     // One that comes, and then no other.
     bench.send([order("u-1")]).await;
-    let one = bench.shadow(0, &active, &["--from", "beginning", "--timeout", "2s", "--for", "5m"]).await;
+    let one = bench.shadow(0, &active, &["--from", "beginning", "--timeout", "5s", "--for", "5m"]).await;
     assert_eq!((&one["ended"], &one["records"]["same"]), (&json!("silence"), &json!(1)));
 
     for (arguments, advice) in [
@@ -269,8 +269,8 @@ async fn a_place_in_time_begins_a_run_there() {
     let bench = Workbench::start().await;
     let active = bench.activate(FIRST).await;
     bench.send((0..3).map(|_| order("u-1"))).await;
-    for (from, compared) in [("1h", 3), ("2100-01-01", 0)] {
-        let report = bench.shadow(0, &active, &["--from", from, "--timeout", "2s", "--for", "5m"]).await;
+    for (from, more, compared) in [("1h", ["--records", "3"], 3), ("2100-01-01", ["--timeout", "2s"], 0)] {
+        let report = bench.shadow(0, &active, &[&["--from", from, "--for", "5m"], &more[..]].concat()).await;
         assert_eq!(report["records"]["compared"], compared, "{from}");
     }
 }
@@ -302,6 +302,13 @@ async fn whoever_activates_a_module_is_told_how_it_ran() {
     assert_eq!((&shadow["number"], &shadow["against_active"]), (&json!(1), &json!(true)));
     assert_eq!(shadow["report"]["records"]["different"], 2);
 
+    // A report that can't be read keeps nobody from activating.
+    std::fs::write(bench.registry(&format!("shadows/{banded}/2.json")), "{").unwrap();
+    let called = bench.call(&["activate", &banded, "--unchecked"]).await;
+    assert_eq!(called.code, 0, "{called:?}");
+    assert!(called.stderr.contains("its last report can't be read"), "{}", called.stderr);
+    std::fs::remove_file(bench.registry(&format!("shadows/{banded}/2.json"))).unwrap();
+    activate(&wayward).await;
     // By now another one is active than the one that it was compared with.
     let (report, told) = activate(&banded).await;
     assert!(told.contains("which is not what is active now"), "{told}");

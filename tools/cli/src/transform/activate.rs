@@ -91,14 +91,24 @@ pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
     let info = registry.find(&args.digest).await.map_err(|error| {
         anyhow!("{:#}; `outflow transform status` lists what is published", Error::from(error))
     })?;
-    let shadow = shadow::Last::find(&registry, &info, registry.newest().await?.0.as_ref()).await?;
-    match &shadow {
-        Some(last) => eprintln!("outflow: {last}"),
-        None => eprintln!(
-            "outflow: it never ran beside the active module; `outflow transform shadow {}` shows what it will change",
-            info.digest.short()
-        ),
-    }
+    let shadow = match shadow::Last::find(&registry, &info, registry.newest().await?.0.as_ref()).await {
+        Ok(Some(last)) => {
+            eprintln!("outflow: {last}");
+            Some(last)
+        }
+        Ok(None) => {
+            eprintln!(
+                "outflow: it never ran beside the active module; `outflow transform shadow {}` shows what it will change",
+                info.digest.short()
+            );
+            None
+        }
+        // It informs, and keeps nobody from changing what is active.
+        Err(error) => {
+            eprintln!("outflow: its last report can't be read: {:#}", Error::from(error));
+            None
+        }
+    };
     let mut added_columns = Vec::new();
     if !args.unchecked {
         match live::compare_tables(&info).await? {
