@@ -20,5 +20,6 @@ mod producer;
 mod publishers;
 mod safety;
 mod store;
+mod transforms;
 mod verify;
 mod writer;

@@ -66,6 +66,9 @@ pub struct TopicSpec {
     pub partitions: i32,
 }
 
+/// The topics of events, which transforms read.
+pub const EVENTS: [&str; 2] = [ORDER_EVENTS, INVENTORY_EVENTS];
+
 /// The topics that functions read; each has one for its dead letters, one that they are sent back by, and their audit.
 const SOURCES: [&str; 5] =
     [ORDER_EVENTS, INVENTORY_EVENTS, ORDERS_ANALYTICS, ORDER_ITEMS_ANALYTICS, INVENTORY_ANALYTICS];

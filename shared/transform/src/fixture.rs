@@ -20,7 +20,33 @@ pub struct FixtureEvent {
     /// RFC 3339.
     #[serde(with = "time::serde::rfc3339")]
     pub occurred_at: OffsetDateTime,
+    /// Names and texts of headers, for modules that read some: `[["traceparent","00-…"]]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "headers")]
+    pub headers: Vec<(String, Vec<u8>)>,
     pub payload: Box<RawValue>,
+}
+
+/// Headers as pairs of texts.
+mod headers {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        headers: &[(String, Vec<u8>)],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let pair =
+            |(name, value): &'_ (String, Vec<u8>)| Ok((name.clone(), String::from_utf8(value.clone())?));
+        let pairs: Result<Vec<(String, String)>, std::string::FromUtf8Error> =
+            headers.iter().map(pair).collect();
+        pairs.map_err(S::Error::custom)?.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<(String, Vec<u8>)>, D::Error> {
+        let pairs = Vec::<(String, String)>::deserialize(deserializer)?;
+        Ok(pairs.into_iter().map(|(name, value)| (name, value.into_bytes())).collect())
+    }
 }
 
 fn one() -> u32 {
@@ -53,6 +79,7 @@ impl FixtureEvent {
             schema_version: self.schema_version,
             occurred_at_us: i64::try_from(occurred_at_us).unwrap_or(i64::MAX),
             topic: "fixture",
+            headers: &self.headers,
             payload: self.payload.get().as_bytes(),
             ..Event::default()
         }
@@ -61,17 +88,22 @@ impl FixtureEvent {
     /// A line of `events.jsonl`, without its end.
     ///
     /// # Panics
-    /// Never: the time was read or made as RFC 3339.
+    /// Never: the time was read or made as RFC 3339, and headers as text.
     pub fn to_line(&self) -> String {
         serde_json::to_string(self).expect("an event is plain data")
     }
 
-    /// From an event of the pipe; None where its payload isn't JSON or its time can't be told.
-    pub fn of(event: &Event<'_>) -> Option<Self> {
+    /// From an event of the pipe, with the headers that `is_read`; None where its payload isn't JSON, its time can't be told
+    /// or one of these headers is no text.
+    pub fn of(event: &Event<'_>, is_read: impl Fn(&str) -> bool) -> Option<Self> {
         let payload = RawValue::from_string(String::from_utf8(event.payload.to_vec()).ok()?).ok()?;
         let occurred_at =
             OffsetDateTime::from_unix_timestamp_nanos(i128::from(event.occurred_at_us) * 1_000).ok()?;
         occurred_at.format(&Rfc3339).ok()?;
+        let headers: Vec<_> = event.headers.iter().filter(|(name, _)| is_read(name)).cloned().collect();
+        if headers.iter().any(|(_, value)| std::str::from_utf8(value).is_err()) {
+            return None;
+        }
         Some(Self {
             id: event.id.to_owned(),
             event_type: event.event_type.to_owned(),
@@ -79,6 +111,7 @@ impl FixtureEvent {
             aggregate_version: event.aggregate_version,
             schema_version: event.schema_version,
             occurred_at,
+            headers,
             payload,
         })
     }
@@ -144,7 +177,20 @@ mod tests {
         assert_eq!(event.payload, "{\"b\":1.10, \"a\":\"ü\"}".as_bytes());
         assert_eq!((event.schema_version, event.occurred_at_us), (1, 1_795_417_892_123_000));
         assert_eq!(events[0].to_line(), line);
-        assert_eq!(FixtureEvent::of(&event).expect("it can be written").to_line(), line);
+        let written = FixtureEvent::of(&event, |_| true).expect("it can be written");
+        assert_eq!(written.to_line(), line);
+    }
+
+    #[test]
+    fn of_the_headers_those_are_kept_that_the_module_reads() {
+        let header = |name: &str, value: &[u8]| (name.to_owned(), value.to_vec());
+        let headers = [header("traceparent", b"00-1"), header("signature", b"\xff")];
+        let event = Event { headers: &headers, payload: b"{}", ..Event::default() };
+        let written = FixtureEvent::of(&event, |name| name == "traceparent").expect("it can be written");
+        let line = written.to_line();
+        assert!(line.contains(r#""headers":[["traceparent","00-1"]]"#), "{line}");
+        assert_eq!(read(&line).expect("it is an event")[0].event().headers, &headers[..1]);
+        assert!(FixtureEvent::of(&event, |_| true).is_none(), "bytes that are no text have no line");
     }
 
     #[test]

@@ -137,6 +137,11 @@ impl Module {
         self.schema.event_types.iter().any(|wanted| wanted == event.event_type)
     }
 
+    /// Whether the module looks at a header of this name; one of typed values is given all of them.
+    pub fn reads_header(&self, name: &str) -> bool {
+        matches!(self.pre, Pre::Typed(_)) || self.headers.iter().any(|wanted| wanted == name)
+    }
+
     fn stamper<'a>(&'a self, stamp: Stamp, same: &'a [Vec<u8>; 3]) -> Stamper<'a> {
         let limits = self.engine.limits();
         Stamper {

@@ -1,6 +1,7 @@
 //! Runs hot-swappable WASM transforms: a batch of events in, checked rows out.
 //!
 //! - [`Registry`]: immutable modules and signed artifacts by digest, numbered pointers to what is active.
+//! - [`Record`]: what the broker carries, and the event in it.
 //! - [`Active`]: follows the pointers, keeps the last good module of each slot.
 //! - [`Module`]: a loaded module; runs batches, one fresh instance each.
 //! - `compile` (feature of that name): makes artifacts. The operator's command has it, a function never.
@@ -15,6 +16,7 @@ mod cells;
 #[cfg(feature = "compile")]
 pub mod compile;
 mod engine;
+mod envelope;
 #[cfg(feature = "compile")]
 pub mod fixture;
 mod guest;
@@ -32,6 +34,7 @@ pub use active::{Active, ActiveError, Loaded};
 pub use aot::Artifact;
 pub use cells::{CellError, ColumnType};
 pub use engine::{Engine, EngineError, Limits, Target};
+pub use envelope::{NoEvent, Record};
 pub use host::{LoadError, Module};
 pub use model::{
     Batch, Digest, Event, Generation, InvalidDigest, InvalidGeneration, Outcome, Rejection, Row, Stage,

@@ -8,13 +8,14 @@
 //! artifacts/<engine key>/<sha256>.json           `ArtifactInfo`: digests of both, and a signature
 //! pointers/<number, 8 digits>.json               `Pointer`: a change, and all that is active after it
 //! stats/<generation>/<instance>.json             `Stats` of one process of the function
-//! shadows/<sha256>.json                          the last report of a candidate that ran beside the active module
+//! shadows/<sha256>/<number>.json                 a report of the module as a candidate beside the active one
 //! ```
 //! A pointer is created with a condition (it must not exist), so of two people who activate at once one is
 //! told. Local folders know no conditional update, which is why pointers are numbered and never changed.
 
 mod pointers;
 mod records;
+mod shadows;
 mod url;
 
 use crate::{Artifact, Digest, Generation, InvalidGeneration, Schema, SigningKey, Target, TrustedKeys};
@@ -290,30 +291,6 @@ impl Registry {
             }
         }
         Ok(sum)
-    }
-
-    /// Keeps a report of a candidate beside its module.
-    ///
-    /// # Errors
-    /// Where the registry can't be written.
-    pub async fn put_shadow_report(
-        &self,
-        digest: &Digest,
-        report: &impl Serialize,
-    ) -> Result<(), RegistryError> {
-        self.write_json(&self.path("shadows", &format!("{digest}.json")), report, PutMode::Overwrite).await
-    }
-
-    /// The last report of a candidate; None where it never ran as one.
-    ///
-    /// # Errors
-    /// Where it can't be read.
-    pub async fn shadow_report<T: DeserializeOwned>(
-        &self,
-        digest: &Digest,
-    ) -> Result<Option<T>, RegistryError> {
-        let path = self.path("shadows", &format!("{digest}.json"));
-        self.read_if_there(&path).await?.map(|text| parse(&path, &text)).transpose()
     }
 
     fn path(&self, folder: &str, name: &str) -> Path {

@@ -422,6 +422,45 @@ async fn going_back_needs_an_earlier_module() {
     assert!(matches!(error, RegistryError::NothingToRollBackTo { .. }));
 }
 
+#[tokio::test]
+async fn reports_of_a_candidate_are_numbered_and_never_replaced() {
+    let shelf = Shelf::new();
+    let (first, second) = shelf.publish_two().await;
+    let registry = &shelf.registry;
+    assert!(registry.shadow_reports(&first).await.expect("they can be listed").is_empty());
+
+    // Several people try it at once.
+    let reports: Vec<String> = (0..12).map(|report| report.to_string()).collect();
+    let kept = futures_util::future::join_all(reports.iter().map(|r| registry.put_shadow_report(&first, r)));
+    let mut kept: Vec<u32> = kept.await.into_iter().map(|number| number.expect("it is kept")).collect();
+    assert_eq!(registry.put_shadow_report(&second, &"other").await.expect("it is kept"), 1);
+
+    let numbers: Vec<u32> = (1..=12).collect();
+    assert_eq!(registry.shadow_reports(&first).await.expect("they can be listed"), numbers);
+    let mut found = Vec::new();
+    for (report, number) in reports.iter().zip(&kept) {
+        let stored: Option<String> = registry.shadow_report(&first, *number).await.expect("it can be read");
+        assert_eq!(stored.as_ref(), Some(report));
+        found.extend(stored);
+    }
+    assert_eq!(found, reports);
+    kept.sort_unstable();
+    assert_eq!(kept, numbers);
+    let none: Option<String> = registry.shadow_report(&first, 13).await.expect("it can be asked");
+    assert_eq!(none, None);
+}
+
+#[tokio::test]
+async fn a_slot_meets_whatever_fills_one_of_its_tables() {
+    let shelf = Shelf::new();
+    let digest = shelf.publish(test_guest()).await;
+    shelf.activate(&digest).await;
+    let pointer = shelf.registry.newest().await.expect("it can be read").0.expect("something is active");
+    for (slot, met) in [("table_one", 1), ("table_one+table_two", 1), ("table_two", 0), ("table_on", 0)] {
+        assert_eq!(pointer.on_tables_of(&Slot::from(slot)).count(), met, "{slot}");
+    }
+}
+
 #[test]
 fn only_a_folder_or_a_bucket_is_a_registry() {
     for bad in ["", "http://host/x", "file://relative"] {

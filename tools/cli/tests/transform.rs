@@ -49,6 +49,7 @@ impl Cli {
             .arg("transform")
             .args(arguments)
             .env_remove("OUTFLOW_CLICKHOUSE_URL")
+            .env_remove("OUTFLOW_KAFKA_BROKERS")
             .env("OUTFLOW_TRANSFORM_REGISTRY", registry)
             .env("OUTFLOW_TRANSFORM_SIGNING_KEY", self.key())
             .env("OUTFLOW_TRANSFORM_TRUSTED_KEYS", self.trusted())
@@ -169,6 +170,20 @@ fn a_new_guest_builds_and_passes_its_fixture_at_once_and_a_change_shows() {
 }
 
 #[test]
+fn a_candidate_and_a_recording_need_kafka() {
+    let cli = Cli::new();
+    let published = digest(&cli.json(0, &["publish", "order-analytics"]));
+    let fixtures = cli.folder.path().join("fixtures");
+    let test = ["test", "order-analytics", "--record", "t", "--fixtures", &fixtures.display().to_string()];
+    for arguments in [&["shadow", &published][..], &test] {
+        let (code, _, stderr) = cli.run(arguments);
+        assert_eq!(code, 2, "{arguments:?}: {stderr}");
+        assert!(stderr.contains("OUTFLOW_KAFKA_BROKERS is missing"), "{arguments:?}: {stderr}");
+    }
+    assert!(!fixtures.exists());
+}
+
+#[test]
 fn a_key_is_made_once_and_only_its_public_half_is_told() {
     let cli = Cli::new();
     let key = cli.key().display().to_string();
@@ -203,6 +218,11 @@ fn what_can_not_run_exits_with_2_and_says_what_to_do() {
         (vec!["test", "test-guest"], "--fixtures"),
         (vec!["publish", "order-analytics", "--key", "no-such-file"], "outflow transform key --new"),
         (vec!["status", "--trusted-keys", "12"], "64 hex digits"),
+        (vec!["shadow", "0123"], "outflow transform status"),
+        (vec!["shadow", "0123", "--from", "middle"], "or beginning, or end"),
+        (vec!["shadow", "0123", "--records", "0"], "--records"),
+        (vec!["test", "order-analytics", "--append"], "--record"),
+        (vec!["test", "order-analytics", "--record", "t", "--update"], "--update"),
         (vec!["frobnicate"], "--help"),
     ] {
         let (code, _, stderr) = cli.run(&arguments);

@@ -14,6 +14,8 @@ pub enum LetterError {
     Audit(#[from] BrokerError),
     #[error("topic {topic} is missing, by which dead letters are sent back: run `outflow init`")]
     NoRetries { topic: String },
+    #[error("there is no topic {topic}: `outflow init` makes those of Outflow")]
+    NoTopic { topic: String },
     #[error("topic {topic} was not read to its end")]
     Read { topic: String, source: KafkaError },
     #[error("nothing more of topic {topic} came within {seconds} s: is the broker running?")]
@@ -31,7 +33,7 @@ pub enum LetterError {
 impl LetterError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Connect { .. } | Self::NoRetries { .. } => ErrorKind::Bug,
+            Self::Connect { .. } | Self::NoRetries { .. } | Self::NoTopic { .. } => ErrorKind::Bug,
             Self::Audit(error) => error.kind(),
             Self::Request { .. }
             | Self::Read { .. }

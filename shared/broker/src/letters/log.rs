@@ -12,6 +12,7 @@ use rdkafka::{
     message::BorrowedMessage,
 };
 use std::{collections::BTreeMap, time::Duration};
+use time::OffsetDateTime;
 
 /// The broker's time to answer a question.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -20,6 +21,17 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// The first and the last offset to read of each partition, the last one left out.
 pub type Bounds = BTreeMap<i32, (i64, i64)>;
+
+/// Where in a topic to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The first record that is left.
+    Beginning,
+    /// Behind the last one that is there now.
+    End,
+    /// The first one of this time or later, by the records' own times.
+    Time(OffsetDateTime),
+}
 
 /// The brokers, as a reader sees them.
 #[derive(Clone, Debug)]
@@ -71,6 +83,47 @@ impl Log {
             Err(error) if is_unknown(&error) => Ok(None),
             other => other.map_err(|source| self.unanswered(&format!("tell the size of {topic}"), source)),
         }
+    }
+
+    /// From a place on to behind the last record that is committed. None where there is no such topic.
+    ///
+    /// # Errors
+    /// Where Kafka does not answer.
+    pub async fn bounds_from(&self, topic: &str, start: Start) -> Result<Option<Bounds>, LetterError> {
+        let Some(mut bounds) = self.bounds(topic).await? else { return Ok(None) };
+        let later = match start {
+            Start::Beginning => return Ok(Some(bounds)),
+            Start::End => BTreeMap::new(),
+            Start::Time(time) => self.offsets_at(topic, &bounds, time).await?,
+        };
+        for (partition, (first, end)) in &mut bounds {
+            *first = later.get(partition).copied().unwrap_or(*end);
+        }
+        Ok(Some(bounds))
+    }
+
+    /// Of each partition the first offset of a time or later; without those where all is earlier.
+    async fn offsets_at(
+        &self,
+        topic: &str,
+        bounds: &Bounds,
+        time: OffsetDateTime,
+    ) -> Result<BTreeMap<i32, i64>, LetterError> {
+        let client: BaseConsumer = self.client()?;
+        let millis = i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX).max(0);
+        let mut times = TopicPartitionList::new();
+        for partition in bounds.keys() {
+            let added = times.add_partition_offset(topic, *partition, Offset::Offset(millis));
+            added.map_err(|source| LetterError::Read { topic: topic.to_owned(), source })?;
+        }
+        let found = blocking(move || client.offsets_for_times(times, ANSWER)).await;
+        let found = found.map_err(|source| self.unanswered(&format!("find {time} in {topic}"), source))?;
+        let offset = |found: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match found.offset()
+        {
+            Offset::Offset(offset) => Some((found.partition(), offset)),
+            _ => None,
+        };
+        Ok(found.elements().iter().filter_map(offset).collect())
     }
 
     /// Reads a topic within these bounds, or whole. None where there is no such topic.
@@ -126,7 +179,7 @@ impl Log {
         Ok(found)
     }
 
-    fn client<C: rdkafka::config::FromClientConfig>(&self) -> Result<C, LetterError> {
+    pub(crate) fn client<C: rdkafka::config::FromClientConfig>(&self) -> Result<C, LetterError> {
         ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
             .set("client.id", "outflow")
@@ -199,7 +252,7 @@ impl Reader {
     }
 }
 
-fn is_unknown(error: &KafkaError) -> bool {
+pub(crate) fn is_unknown(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(

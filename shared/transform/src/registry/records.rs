@@ -134,6 +134,11 @@ impl Pointer {
     pub fn in_slot(&self, slot: &Slot) -> Option<&ActiveTransform> {
         self.active.iter().find(|active| active.slot == *slot)
     }
+
+    /// The transforms that fill one of a slot's tables at least: what a module of this slot would stand in for.
+    pub fn on_tables_of(&self, slot: &Slot) -> impl Iterator<Item = &ActiveTransform> {
+        self.active.iter().filter(|active| active.slot.shared_table(slot).is_some())
+    }
 }
 
 /// Who changed what, when and why.

@@ -1,12 +1,11 @@
 //! Changing what is active: activate, go back, leave a table without a transform.
 
-use super::{By, RegistryArgs, confirmed, live};
+use super::{By, RegistryArgs, confirmed, live, shadow};
 use crate::output::{Finding, Json};
 use anyhow::{Error, anyhow};
 use clap::Args;
 use outflow_transform::{ChangeKind, Pointer, RegistryError, RejectLimit, Slot};
 use serde::Serialize;
-use serde_json::Value;
 use time::OffsetDateTime;
 
 #[derive(Debug, Args)]
@@ -79,9 +78,9 @@ struct Report {
     #[serde(with = "time::serde::rfc3339")]
     at: OffsetDateTime,
     why: Option<String>,
-    /// The last report of the module as a candidate beside the active one.
+    /// The last report of the module as a candidate: beside what was active until now, or else beside another one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    shadow: Option<Value>,
+    shadow: Option<shadow::Last>,
     /// Columns that were added to live tables.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     added_columns: Vec<String>,
@@ -92,16 +91,24 @@ pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
     let info = registry.find(&args.digest).await.map_err(|error| {
         anyhow!("{:#}; `outflow transform status` lists what is published", Error::from(error))
     })?;
-    let shadow: Option<Value> = registry.shadow_report(&info.digest).await?;
-    match &shadow {
-        Some(report) => {
-            eprintln!("outflow: beside the active module: {}", report["summary"].as_str().unwrap_or("?"))
+    let shadow = match shadow::Last::find(&registry, &info, registry.newest().await?.0.as_ref()).await {
+        Ok(Some(last)) => {
+            eprintln!("outflow: {last}");
+            Some(last)
         }
-        None => eprintln!(
-            "outflow: it never ran beside the active module; `outflow transform shadow {}` shows what it will change",
-            info.digest.short()
-        ),
-    }
+        Ok(None) => {
+            eprintln!(
+                "outflow: it never ran beside the active module; `outflow transform shadow {}` shows what it will change",
+                info.digest.short()
+            );
+            None
+        }
+        // It informs, and keeps nobody from changing what is active.
+        Err(error) => {
+            eprintln!("outflow: its last report can't be read: {:#}", Error::from(error));
+            None
+        }
+    };
     let mut added_columns = Vec::new();
     if !args.unchecked {
         match live::compare_tables(&info).await? {
@@ -152,7 +159,7 @@ pub(crate) async fn deactivate(args: &DeactivateArgs) -> anyhow::Result<Finding>
 
 fn report(
     pointed: Result<Pointer, RegistryError>,
-    shadow: Option<Value>,
+    shadow: Option<shadow::Last>,
     added_columns: Vec<String>,
     json: &Json,
 ) -> anyhow::Result<Finding> {

@@ -61,8 +61,7 @@ pub(super) fn component(module: &str, sources: &Sources) -> anyhow::Result<Optio
     let wasm = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
     match compile::componentize(&wasm) {
         Ok(wasm) => {
-            let fixtures = sources.transforms.join(module).join("fixtures");
-            let fixtures = (!is_file && fixtures.is_dir()).then_some(fixtures);
+            let fixtures = fixtures_of(module, sources).filter(|folder| folder.is_dir());
             Ok(Some(Component { name: module.to_owned(), wasm, fixtures }))
         }
         Err(error) => {
@@ -70,4 +69,9 @@ pub(super) fn component(module: &str, sources: &Sources) -> anyhow::Result<Optio
             Ok(None)
         }
     }
+}
+
+/// The folder beside a guest's source, whether it is there or not; a component's file has none.
+pub(super) fn fixtures_of(module: &str, sources: &Sources) -> Option<PathBuf> {
+    (!Path::new(module).is_file()).then(|| sources.transforms.join(module).join("fixtures"))
 }

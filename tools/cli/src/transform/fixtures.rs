@@ -2,7 +2,8 @@
 
 use super::{
     Sources,
-    build::{Component, component},
+    build::{Component, component, fixtures_of},
+    record::{RecordArgs, Recorded},
     refused,
 };
 use crate::output::{Finding, Json};
@@ -24,6 +25,8 @@ pub(crate) struct TestArgs {
     #[arg(long)]
     update: bool,
     #[command(flatten)]
+    record: RecordArgs,
+    #[command(flatten)]
     sources: Sources,
     #[command(flatten)]
     json: Json,
@@ -37,6 +40,8 @@ pub(super) struct Report {
     pub(super) differences: Vec<Difference>,
     /// Outcomes written by `--update`.
     updated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded: Option<Recorded>,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,9 +57,12 @@ const SHOWN: usize = 20;
 const EVENTS: &str = "events.jsonl";
 const OUTCOMES: &str = "outcomes.jsonl";
 
-pub(crate) fn run(args: &TestArgs) -> anyhow::Result<Finding> {
+pub(crate) async fn run(args: &TestArgs) -> anyhow::Result<Finding> {
     let Some(component) = component(&args.module, &args.sources)? else { return Ok(Finding::Wrong) };
     let Component { name, wasm, fixtures } = component;
+    // A recording makes the folder.
+    let fixtures =
+        fixtures.or_else(|| args.record.topic.as_ref().and(fixtures_of(&args.module, &args.sources)));
     let folder = args.fixtures.clone().or(fixtures).with_context(|| {
         format!("{name} has no folder `fixtures`: make one with {EVENTS}, or name another with --fixtures")
     })?;
@@ -62,7 +70,26 @@ pub(crate) fn run(args: &TestArgs) -> anyhow::Result<Finding> {
         Ok(module) => module,
         Err(error) => return Ok(refused(name, &error)),
     };
-    let mut report = check(&module, &folder, args.update)?;
+    let mut recorded = None;
+    if let Some(topic) = &args.record.topic {
+        let events = folder.join(EVENTS);
+        let existing = args.record.existing(&events)?;
+        if !existing.is_empty() {
+            // Else --append would take differences for well that nobody has looked at.
+            let mut before = check(&module, &folder, false)?;
+            if before.different > 0 {
+                before.differences.truncate(SHOWN);
+                eprintln!("outflow: nothing was recorded, the events that are there come first:");
+                args.json.report(&before, text(&before))?;
+                return Ok(Finding::Wrong);
+            }
+        }
+        let done = args.record.run(topic, &module, &existing, &events).await?;
+        eprintln!("outflow: {}", done.describe(&events));
+        recorded = Some(done);
+    }
+    let mut report = check(&module, &folder, args.update || recorded.is_some())?;
+    report.recorded = recorded;
     report.differences.truncate(SHOWN);
     args.json.report(&report, text(&report))?;
     Ok(if report.different == 0 { Finding::Fine } else { Finding::Wrong })
@@ -122,7 +149,7 @@ pub(super) fn check(module: &Module, folder: &Path, update: bool) -> anyhow::Res
 
 /// For people: each difference, what is gone in red and what is new in green where a terminal shows it.
 pub(super) fn text(report: &Report) -> String {
-    let Report { events, different, differences, updated } = report;
+    let Report { events, different, differences, updated, .. } = report;
     if *updated {
         return format!(
             "{events} events, {} outcomes written anew: read them before you commit them",

@@ -10,6 +10,9 @@ mod key;
 mod live;
 mod new;
 mod publish;
+mod record;
+mod shadow;
+mod source;
 mod status;
 
 use crate::output::Finding;
@@ -25,7 +28,8 @@ pub(crate) enum TransformCommand {
     New(new::NewArgs),
     /// Builds a guest and wraps it into a component.
     Build(build::BuildArgs),
-    /// Runs a guest's fixtures in the real host and shows what differs. Exits 1 where something does.
+    /// Runs a guest's fixtures in the real host and shows what differs, or records them from Kafka. Exits 1 where something
+    /// differs.
     Test(fixtures::TestArgs),
     /// Time and instructions a record, beside the active module's.
     Bench(bench::BenchArgs),
@@ -33,6 +37,9 @@ pub(crate) enum TransformCommand {
     Key(key::KeyArgs),
     /// Builds a guest (or takes a component file), runs its fixtures, compiles it for each machine, signs and stores it.
     Publish(publish::PublishArgs),
+    /// Runs a published module beside the active one on live records, without writing its rows, and shows what differs. Exits
+    /// 1 where something does, or a record was not decided in its time.
+    Shadow(shadow::ShadowArgs),
     /// Makes a published module the active one of its tables, from each function's next batch on.
     Activate(activate::ActivateArgs),
     /// Goes back to the module that was active before the present one.
@@ -47,10 +54,11 @@ pub(crate) async fn run(command: TransformCommand) -> anyhow::Result<Finding> {
     match command {
         TransformCommand::New(args) => new::run(&args),
         TransformCommand::Build(args) => build::run(&args),
-        TransformCommand::Test(args) => fixtures::run(&args),
+        TransformCommand::Test(args) => fixtures::run(&args).await,
         TransformCommand::Bench(args) => bench::run(&args).await,
         TransformCommand::Key(args) => key::run(&args),
         TransformCommand::Publish(args) => publish::run(&args).await,
+        TransformCommand::Shadow(args) => shadow::run(&args).await,
         TransformCommand::Activate(args) => activate::run(&args).await,
         TransformCommand::Rollback(args) => activate::roll_back(&args).await,
         TransformCommand::Deactivate(args) => activate::deactivate(&args).await,
