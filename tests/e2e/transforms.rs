@@ -48,6 +48,9 @@ fn a_pointer_to_what_does_not_load_changes_nothing_and_the_log_says_why() {
     on_the_pipe(async |shop| {
         let digest = shop.pipe.outflow.publish(FIRST_TRANSFORM).await?;
         shop.pipe.outflow.activate(&digest).await?;
+        // Loaded by now: the last good one is what a function has run.
+        shop.order().await?;
+        shop.assert_conserved().await?;
         // Past the command, which would refuse it: a copy of the newest pointer that names a broken module.
         let registry = shop.pipe.stack.registry()?;
         let broken = "0".repeat(64);
