@@ -91,9 +91,9 @@ fn of_500_records_only_the_one_that_traps_is_rejected() {
 fn a_trap_is_told_apart_by_its_message() {
     let batch = run(&["panic", "bomb", "overflow the stack"]);
     expect_test::expect![[r#"
-        wasm trap: wasm `unreachable` instruction executed: panicked at test-guest/src/lib.rs:73:20:
+        wasm trap: wasm `unreachable` instruction executed: panicked at test-guest/src/lib.rs:77:20:
         told to panic
-        forcing trap when growing memory to 68026368 bytes
+        forcing trap when growing memory to 68222976 bytes
         wasm trap: call stack exhausted
     "#]]
     .assert_eq(&messages(&batch));
@@ -188,7 +188,8 @@ fn a_flood_of_output_or_of_log_lines_ends_at_its_limit() {
     assert_eq!(words(&batch), ["skip", "row:row_too_large", "row"]);
     // It doesn't fit into the module's memory, nor could it be handed over.
     assert_eq!(words(&run(&["a", "a hundred megabytes", "b"])), ["row", "trap:trap", "row"]);
-    let engine = limited(|limits| limits.memory_bytes = 256 << 20);
+    // Copying counts as instructions, a byte each.
+    let engine = limited(|limits| (limits.memory_bytes, limits.record_fuel) = (256 << 20, 1 << 40));
     let roomy = load(&engine, test_guest()).expect("it loads");
     let batch = roomy.run(&["a", "a hundred megabytes", "b"].map(told), stamp());
     assert_eq!(words(&batch), ["row", "trap:trap", "row"]);
