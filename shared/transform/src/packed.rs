@@ -169,3 +169,69 @@ impl<'a> Reader<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use outflow_transform_sdk::__private::events as read;
+    use proptest::{collection::vec, prelude::*};
+
+    proptest! {
+        /// Read by what guests read it with.
+        #[test]
+        fn a_batch_reaches_the_module_as_it_is_with_the_headers_that_it_names(
+            texts in vec(any::<[String; 4]>(), 0..4),
+            numbers in any::<[(u64, i64, i64, i32, u32); 4]>(),
+            payloads in any::<[Vec<u8>; 4]>(),
+            headers in vec((any::<String>(), any::<Vec<u8>>()), 0..4),
+            named in 0_usize..4,
+        ) {
+            let events: Vec<Event<'_>> = texts
+                .iter()
+                .zip(&numbers)
+                .zip(&payloads)
+                .map(|(([id, event_type, aggregate_id, topic], numbers), payload)| {
+                    let &(aggregate_version, occurred_at_us, offset, partition, schema_version) = numbers;
+                    Event {
+                        id,
+                        event_type,
+                        aggregate_id,
+                        topic,
+                        aggregate_version,
+                        occurred_at_us,
+                        offset,
+                        partition,
+                        schema_version,
+                        payload,
+                        headers: &headers,
+                        ..Event::default()
+                    }
+                })
+                .collect();
+            let named: Vec<String> = headers.iter().take(named).map(|(name, _)| name.clone()).collect();
+            let batch = encode(&events.iter().collect::<Vec<_>>(), &named);
+            let read = read(&batch);
+            prop_assert_eq!(read.len(), events.len());
+            for (read, event) in read.iter().zip(&events) {
+                let seen: Vec<_> = read.headers.iter().collect();
+                let expected: Vec<_> = headers.iter().filter(|(name, _)| named.contains(name)).collect();
+                prop_assert_eq!(seen, expected.iter().map(|(n, v)| (n.as_str(), v.as_slice())).collect::<Vec<_>>());
+                let read = Event {
+                    id: read.id,
+                    event_type: read.event_type,
+                    aggregate_id: read.aggregate_id,
+                    topic: read.topic,
+                    aggregate_version: read.aggregate_version,
+                    occurred_at_us: read.occurred_at_us,
+                    offset: read.offset,
+                    partition: read.partition,
+                    schema_version: read.schema_version,
+                    payload: read.payload,
+                    headers: &headers,
+                    ..Event::default()
+                };
+                prop_assert_eq!(read, *event);
+            }
+        }
+    }
+}

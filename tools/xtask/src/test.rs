@@ -167,6 +167,7 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
                 "warnings",
             ]),
             cargo_in("transforms", &["fmt", "--all", "--check"]),
+            cargo_in("fuzz", &["fmt", "--check"]),
             cargo_in(
                 "transforms",
                 &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"],
