@@ -117,16 +117,29 @@ fn value(kind: Kind, source: &mut Unstructured<'_>) -> Result<wire::Value> {
         Kind::String => wire::Value::Text(source.arbitrary()?),
         Kind::Uuid => wire::Value::Text(ID.to_owned()),
         Kind::Bool => wire::Value::Boolean(source.arbitrary()?),
-        Kind::Int(_) => wire::Value::Int(source.arbitrary::<i64>()? >> shift(source)?),
-        Kind::UInt(_) => wire::Value::Uint(source.arbitrary::<u64>()? >> shift(source)?),
+        Kind::Int(_) | Kind::UInt(_) => {
+            let number = number(source)?;
+            match i64::try_from(number) {
+                Ok(number) if source.ratio(1, 2)? => wire::Value::Int(number),
+                _ => wire::Value::Uint(u64::try_from(number).unwrap_or_default()),
+            }
+        }
         Kind::Decimal { scale, .. } => wire::Value::Decimal(decimal(scale as usize, source)?),
         Kind::DateTime64(_) => wire::Value::TimestampUs(time(source)?),
     })
 }
 
-/// So that a number has any length, and mostly a short one.
-fn shift(source: &mut Unstructured<'_>) -> Result<u32> {
-    if source.ratio(1, 4)? { source.int_in_range(0..=63) } else { Ok(58) }
+/// Small, or near a limit of some number of bits, or any.
+fn number(source: &mut Unstructured<'_>) -> Result<i128> {
+    if source.ratio(1, 2)? {
+        return Ok(source.arbitrary::<i8>()?.into());
+    }
+    if source.ratio(1, 4)? {
+        return Ok(source.arbitrary::<i64>()?.into());
+    }
+    let limit = 1_i128 << *source.choose(&[7, 8, 15, 16, 31, 32, 63, 64])?;
+    let near = source.int_in_range(-1..=1)?;
+    Ok(if source.arbitrary()? { limit + near } else { near - limit })
 }
 
 /// With as many digits as a number of 128 bits has, and 38 of them behind the point at most: mostly as many as the column's.
@@ -183,7 +196,7 @@ fn name(source: &mut Unstructured<'_>) -> Result<String> {
 
 /// Of what types are made of, in any order.
 fn column_type(source: &mut Unstructured<'_>) -> Result<String> {
-    const PARTS: [&str; 15] = [
+    const PARTS: [&str; 16] = [
         "String",
         "UUID",
         "Bool",
@@ -193,6 +206,7 @@ fn column_type(source: &mut Unstructured<'_>) -> Result<String> {
         "DateTime64(",
         "Nullable(",
         "LowCardinality(",
+        "0",
         "18",
         "3",
         ", ",
