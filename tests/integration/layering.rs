@@ -40,6 +40,9 @@ const GENERATED_UNSAFE: &str = "shared/transform-sdk/src";
 const COMPILERS: [&str; 4] =
     ["cranelift-codegen", "wasmtime-internal-cranelift", "wasmtime-internal-winch", "winch-codegen"];
 
+/// What tests alone need, and a TLS library that would come beside ring.
+const FOR_TESTS: [&str; 5] = ["s3s", "s3s-fs", "proptest", "tempfile", "aws-lc-sys"];
+
 /// Plays AWS on a laptop: it alone beside the functions has to know what AWS's events look like.
 const PLAYS_AWS: &str = "outflow-event-sources";
 
@@ -194,6 +197,16 @@ fn no_function_carries_a_compiler() {
     }
     // The operator's command compiles modules: so these are the names to look for.
     assert!(tree(&["-p", "outflow-cli"]).contains(COMPILERS[0]));
+}
+
+#[test]
+fn no_function_carries_what_tests_need() {
+    // As it is deployed: its registry is on S3.
+    for build in [&["-p", "transform-events", "--features", "s3"][..], &[][..]] {
+        let carried: Vec<_> =
+            tree(build).into_iter().filter(|name| FOR_TESTS.contains(&name.as_str())).collect();
+        assert_eq!(carried, [""; 0], "cargo tree {build:?}");
+    }
 }
 
 #[test]

@@ -9,17 +9,17 @@ use outflow_transform::{Loaded, Rejection};
 
 /// Why a record is put aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reason {
+pub struct Reason {
     /// decode, slot, module, trap or row.
-    pub(crate) stage: &'static str,
+    pub stage: &'static str,
     /// Short and stable: dead letters are grouped by it.
-    pub(crate) code: String,
-    pub(crate) message: String,
+    pub code: String,
+    pub message: String,
 }
 
 impl Reason {
     /// The record was redriven for one transform alone, and that one does not run.
-    pub(crate) fn inactive(slot: &str) -> Self {
+    pub fn inactive(slot: &str) -> Self {
         let message = format!("no module of {slot} is active: activate one, then redrive the record");
         Self { stage: "slot", code: "not_active".to_owned(), message }
     }
@@ -33,12 +33,7 @@ impl From<Rejection> for Reason {
 
 /// The dead letter of a record whose headers are those that [`Origin::take`] left. `by` rejected it; without, none of the
 /// modules was asked.
-pub(crate) fn record(
-    origin: &Origin<'_>,
-    record: &batch::Record,
-    reason: &Reason,
-    by: Option<&Loaded>,
-) -> Record {
+pub fn record(origin: &Origin<'_>, record: &batch::Record, reason: &Reason, by: Option<&Loaded>) -> Record {
     let rejection = letters::Rejection {
         stage: reason.stage,
         code: &reason.code,

@@ -8,8 +8,11 @@ use outflow_broker::letters::Origin;
 use outflow_kafka_batch as batch;
 use outflow_transform::{Event, Record};
 
-/// The event in a record, or why it holds none. Its place is the one that the record had first.
-pub(crate) fn event<'a>(origin: &Origin<'a>, record: &'a batch::Record) -> Result<Event<'a>, Reason> {
+/// The event in a record. Its place is the one that the record had first.
+///
+/// # Errors
+/// Why it holds none: the same record will say the same again.
+pub fn event<'a>(origin: &Origin<'a>, record: &'a batch::Record) -> Result<Event<'a>, Reason> {
     let record = Record {
         topic: origin.topic,
         partition: origin.partition,

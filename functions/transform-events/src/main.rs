@@ -2,8 +2,6 @@
 
 mod aftermath;
 mod context;
-mod dead_letter;
-mod envelope;
 mod error;
 mod handler;
 mod work;

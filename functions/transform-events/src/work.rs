@@ -1,14 +1,14 @@
 //! One partition's share of a batch: decoded, run, and turned into the records to produce, each tied to the
 //! record it came from. Pure: what Kafka said comes in from outside.
 
-use crate::{
-    dead_letter::{self, Reason},
-    envelope,
-};
 use outflow_broker::{self as broker, letters::Origin, topics};
 use outflow_kafka_batch::Partition;
 use outflow_transform::{Event, Loaded, Outcome, Row, Stamp};
 use std::{sync::Arc, time::Instant};
+use transform_events::{
+    dead_letter::{self, Reason},
+    envelope,
+};
 
 /// What is to be produced for one partition.
 #[derive(Debug)]

@@ -64,49 +64,51 @@ impl FromStr for ColumnType {
     }
 }
 
+/// One step at a time, as deep as a type may be: the text is a module's, and may be nested as deep as it is long.
 fn parse(text: &str) -> Option<ColumnType> {
-    let inside = |name: &str| text.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')');
-    if let Some(inner) = inside("LowCardinality") {
-        let inner = parse(inner)?;
-        let allowed = inner.kind == Kind::String && !inner.low_cardinality;
-        return allowed.then_some(ColumnType { low_cardinality: true, ..inner });
-    }
-    if let Some(inner) = inside("Nullable") {
-        let inner = parse(inner)?;
-        // ClickHouse has LowCardinality(Nullable(T)), not the other way round.
-        let allowed = !inner.nullable && !inner.low_cardinality;
-        return allowed.then_some(ColumnType { nullable: true, ..inner });
-    }
-    let kind = if let Some(inner) = inside("Decimal") {
+    let around = |text, name| inside(text, name).map_or((text, false), |inner| (inner, true));
+    // ClickHouse has LowCardinality(Nullable(T)), not the other way round.
+    let (text, low_cardinality) = around(text, "LowCardinality");
+    let (text, nullable) = around(text, "Nullable");
+    let kind = kind(text)?;
+    (kind == Kind::String || !low_cardinality).then_some(ColumnType { kind, nullable, low_cardinality })
+}
+
+fn inside<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.strip_prefix(name)?.strip_prefix('(')?.strip_suffix(')')
+}
+
+fn kind(text: &str) -> Option<Kind> {
+    if let Some(inner) = inside(text, "Decimal") {
         let (precision, scale) = inner.split_once(',')?;
         let (precision, scale) = (number(precision)?, number(scale)?);
         let allowed = (1..=38).contains(&precision) && scale <= precision;
-        allowed.then_some(Kind::Decimal { precision, scale })?
-    } else if let Some(inner) = inside("DateTime64") {
+        return allowed.then_some(Kind::Decimal { precision, scale });
+    }
+    if let Some(inner) = inside(text, "DateTime64") {
         let digits = number(inner.strip_suffix(",'UTC'")?)?;
-        (digits <= 6).then_some(Kind::DateTime64(digits))?
-    } else {
-        match text {
-            "String" => Kind::String,
-            "UUID" => Kind::Uuid,
-            "Bool" => Kind::Bool,
-            "Int8" => Kind::Int(8),
-            "Int16" => Kind::Int(16),
-            "Int32" => Kind::Int(32),
-            "Int64" => Kind::Int(64),
-            "UInt8" => Kind::UInt(8),
-            "UInt16" => Kind::UInt(16),
-            "UInt32" => Kind::UInt(32),
-            "UInt64" => Kind::UInt(64),
-            _ => return None,
-        }
-    };
-    Some(ColumnType { kind, nullable: false, low_cardinality: false })
+        return (digits <= 6).then_some(Kind::DateTime64(digits));
+    }
+    Some(match text {
+        "String" => Kind::String,
+        "UUID" => Kind::Uuid,
+        "Bool" => Kind::Bool,
+        "Int8" => Kind::Int(8),
+        "Int16" => Kind::Int(16),
+        "Int32" => Kind::Int(32),
+        "Int64" => Kind::Int(64),
+        "UInt8" => Kind::UInt(8),
+        "UInt16" => Kind::UInt(16),
+        "UInt32" => Kind::UInt(32),
+        "UInt64" => Kind::UInt(64),
+        _ => return None,
+    })
 }
 
-/// Digits alone: `str::parse` would take a plus sign too.
+/// Digits alone, as they are written: `str::parse` would take a plus sign and zeros before them too.
 fn number(text: &str) -> Option<u32> {
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
+    let number: u32 = text.parse().ok()?;
+    (number.to_string() == text).then_some(number)
 }
 
 impl fmt::Display for ColumnType {
@@ -161,6 +163,7 @@ mod tests {
             "Decimal(39, 2)",
             "Decimal(2, 3)",
             "Decimal(+9, 2)",
+            "Decimal(09, 2)",
             "UInt128",
             "Nullable(Nullable(String))",
             "Nullable(LowCardinality(String))",
@@ -169,6 +172,15 @@ mod tests {
             "string",
         ] {
             assert!(unsupported.parse::<ColumnType>().is_err(), "{unsupported} was taken");
+        }
+    }
+
+    /// The text is a module's: no depth of it may end in a stack overflow, which would take the process with it.
+    #[test]
+    fn a_type_within_a_type_within_a_type_is_refused_however_deep() {
+        for name in ["Nullable", "LowCardinality"] {
+            let deep = format!("{}String{}", format!("{name}(").repeat(100_000), ")".repeat(100_000));
+            assert!(deep.parse::<ColumnType>().is_err());
         }
     }
 }

@@ -19,6 +19,9 @@ mod engine;
 mod envelope;
 #[cfg(feature = "compile")]
 pub mod fixture;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod guest;
 mod host;
 mod model;

@@ -169,3 +169,71 @@ impl<'a> Reader<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    proptest! {
+        #[test]
+        fn a_batch_reaches_the_module_as_it_is_with_the_headers_that_it_names(
+            texts in vec(any::<[String; 4]>(), 0..4),
+            numbers in any::<[(u64, i64, i64, i32, u32); 4]>(),
+            payloads in any::<[Vec<u8>; 4]>(),
+            headers in vec((any::<String>(), any::<Vec<u8>>()), 0..4),
+            named in 0_usize..4,
+        ) {
+            let events: Vec<Event<'_>> = texts
+                .iter()
+                .zip(&numbers)
+                .zip(&payloads)
+                .map(|(([id, event_type, aggregate_id, topic], numbers), payload)| {
+                    let &(aggregate_version, occurred_at_us, offset, partition, schema_version) = numbers;
+                    Event {
+                        id,
+                        event_type,
+                        aggregate_id,
+                        topic,
+                        aggregate_version,
+                        occurred_at_us,
+                        offset,
+                        partition,
+                        schema_version,
+                        payload,
+                        headers: &headers,
+                        ..Event::default()
+                    }
+                })
+                .collect();
+            let named: Vec<String> = headers.iter().take(named).map(|(name, _)| name.clone()).collect();
+            let batch = encode(&events.iter().collect::<Vec<_>>(), &named);
+            let mut reader = Reader(&batch);
+            prop_assert_eq!(reader.u32("the number of events")? as usize, events.len());
+            for event in events {
+                let numbers = (
+                    u64::from_le_bytes(reader.array("a number")?),
+                    i64::from_le_bytes(reader.array("a number")?),
+                    i64::from_le_bytes(reader.array("a number")?),
+                    i32::from_le_bytes(reader.array("a number")?),
+                    reader.u32("a number")?,
+                );
+                let Event { aggregate_version, occurred_at_us, offset, partition, schema_version, .. } = event;
+                prop_assert_eq!(numbers, (aggregate_version, occurred_at_us, offset, partition, schema_version));
+                for text in [event.id, event.event_type, event.aggregate_id, event.topic] {
+                    prop_assert_eq!(reader.text("a text")?, text);
+                }
+                prop_assert_eq!(reader.bytes("the payload")?, event.payload);
+                let mut behind = Reader(reader.bytes("the headers")?);
+                let expected: Vec<_> = headers.iter().filter(|(name, _)| named.contains(name)).collect();
+                prop_assert_eq!(behind.u32("the number of headers")? as usize, expected.len());
+                for (name, value) in expected {
+                    prop_assert_eq!(behind.text("a name")?, name);
+                    prop_assert_eq!(behind.bytes("a value")?, value);
+                }
+                prop_assert!(behind.0.is_empty());
+            }
+            prop_assert!(reader.0.is_empty());
+        }
+    }
+}

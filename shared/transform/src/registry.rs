@@ -117,15 +117,28 @@ impl std::fmt::Debug for Registry {
 }
 
 impl Registry {
-    /// Opens `file:///absolute/folder`, a plain folder, or `s3://bucket/prefix` (feature `s3`; region and
-    /// credentials from AWS's usual variables). A local folder is made where it is missing.
+    /// Opens `file:///absolute/folder`, a plain folder, or `s3://bucket/prefix` (feature `s3`; credentials, region and
+    /// endpoint from AWS's usual variables). A local folder is made where it is missing; a bucket is asked for nothing yet.
     ///
     /// Native code is taken from it only if one of the `trusted` keys signed for it.
     ///
     /// # Errors
     /// Where the location is none.
     pub fn open(location: &str, trusted: TrustedKeys) -> Result<Self, RegistryError> {
-        let (store, prefix) = url::open(location)?;
+        Self::open_with(location, &[], trusted)
+    }
+
+    /// As [`Registry::open`], for a caller that knows the store better than the environment does: `settings` have the names
+    /// of AWS's variables, such as `AWS_ENDPOINT_URL`, and come before those. A folder needs none.
+    ///
+    /// # Errors
+    /// As there, and where S3 knows no such setting.
+    pub fn open_with(
+        location: &str,
+        settings: &[(&str, &str)],
+        trusted: TrustedKeys,
+    ) -> Result<Self, RegistryError> {
+        let (store, prefix) = url::open(location, settings)?;
         Ok(Self { store, prefix, location: location.to_owned(), trusted })
     }
 

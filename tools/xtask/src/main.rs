@@ -3,6 +3,7 @@
 mod bench;
 mod compose;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod test;
 mod watch;
@@ -25,6 +26,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Runs the tests: all of them, or the suites named
     Test(test::TestArgs),
+    /// Looks for bytes that break what the transform host and the envelope promise
+    Fuzz(fuzz::FuzzArgs),
     /// Measures the relay and those it is compared with
     Bench(bench::BenchArgs),
     /// MySQL, Kafka and ClickHouse as plain processes
@@ -39,6 +42,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(args) => demo::run(args).await,
         Command::Test(args) => test::run(args).await,
+        Command::Fuzz(args) => fuzz::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Stack(command) => stack(command).await,
         Command::Watch => watch::run().await,

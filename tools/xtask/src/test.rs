@@ -155,8 +155,19 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
     Ok(match suite {
         Suite::Lint => vec![
             cargo(&["fmt", "--all", "--check"]),
-            cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+            cargo(&[
+                "clippy",
+                "--quiet",
+                "--workspace",
+                "--all-targets",
+                "--features",
+                "outflow-transform/s3",
+                "--",
+                "--deny",
+                "warnings",
+            ]),
             cargo_in("transforms", &["fmt", "--all", "--check"]),
+            cargo_in("fuzz", &["fmt", "--check"]),
             cargo_in(
                 "transforms",
                 &["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"],
@@ -174,8 +185,8 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
             ]),
             // What must not compile is told by its examples.
             cargo(&["test", "--package", "outflow-outbox", "--doc", "--no-fail-fast"]),
-            // The compiler is a feature, and its tests are the ones that matter.
-            cargo(&["test", "--package", "outflow-transform", "--features", "compile", "--no-fail-fast"]),
+            // The compiler is a feature, and its tests are the ones that matter; with S3 the registry's run on both stores.
+            cargo(&["test", "--package", "outflow-transform", "--features", "compile,s3", "--no-fail-fast"]),
             cargo_in("transforms", &["test", "--workspace", "--no-fail-fast"]),
         ],
         Suite::Integration => vec![

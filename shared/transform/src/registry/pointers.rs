@@ -211,7 +211,11 @@ impl Registry {
         match self.write_json(&path, &pointer, PutMode::Create).await {
             Ok(()) => Ok(pointer),
             Err(RegistryError::Write { source: object_store::Error::AlreadyExists { .. }, .. }) => {
-                Err(RegistryError::Conflict { generation })
+                // A store that wrote it and failed to say so was asked again, and found what it had written itself.
+                match self.pointer(generation).await {
+                    Ok(Some(found)) if found == pointer => Ok(pointer),
+                    _ => Err(RegistryError::Conflict { generation }),
+                }
             }
             Err(other) => Err(other),
         }

@@ -5,8 +5,9 @@ use outflow_transform::{
     Artifact, Digest, Engine, Event, Generation, Limits, LoadError, Module, Stamp, Target, compile,
 };
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock},
     time::Duration,
 };
 
@@ -50,11 +51,12 @@ pub(crate) fn engine() -> Engine {
     Engine::new(patient()).expect("the engine starts")
 }
 
-/// Native code of a component; that of the test guest is compiled once, it runs in every engine.
+/// Native code of a component, which runs in every engine: each is compiled once.
 pub(crate) fn artifact(wasm: &[u8]) -> Artifact {
-    static OF_TEST_GUEST: OnceLock<Artifact> = OnceLock::new();
+    static COMPILED: Mutex<BTreeMap<Digest, Artifact>> = Mutex::new(BTreeMap::new());
+    let mut compiled = COMPILED.lock().expect("every component compiles");
     let compile = || compile::compile(Target::THIS, wasm).expect("the component compiles");
-    if wasm == test_guest() { OF_TEST_GUEST.get_or_init(compile).clone() } else { compile() }
+    compiled.entry(Digest::of(wasm)).or_insert_with(compile).clone()
 }
 
 pub(crate) fn load(engine: &Engine, wasm: &[u8]) -> Result<Module, LoadError> {

@@ -1,104 +1,74 @@
 //! What the registry and the follower of its pointers promise.
 
+#[cfg(feature = "s3")]
+mod s3;
+mod shelf;
+#[cfg(feature = "s3")]
+mod store;
+#[path = "../support/mod.rs"]
 mod support;
 
 use outflow_transform::{
-    Active, ActiveError, ChangeKind, Digest, Generation, Pointer, Registry, RegistryError, RejectLimit,
-    Signed, SigningKey, Slot, Stats, Target,
+    ActiveError, ChangeKind, Digest, Generation, Pointer, Registry, RegistryError, RejectLimit, Signed,
+    SigningKey, Slot, Stats, Target,
 };
+use shelf::{Shelf, key, now_active, signed, slots};
 use std::{
     fs,
-    path::PathBuf,
     time::{Duration, Instant},
 };
-use support::{artifact, engine, load, patched, stamp, test_guest, told};
-use tempfile::TempDir;
-use time::OffsetDateTime;
+use support::{patched, stamp, test_guest, told};
 
-/// A registry in a folder of its own.
-struct Shelf {
-    registry: Registry,
-    folder: TempDir,
+/// Holds each promise on each kind of store. One that isn't named here is never called, which the compiler tells.
+macro_rules! on_each_store {
+    ($($promise:ident,)+) => {
+        mod in_a_folder {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(super::Shelf::in_a_folder()).await;
+            })+
+        }
+
+        #[cfg(feature = "s3")]
+        mod on_s3 {
+            $(#[tokio::test]
+            async fn $promise() {
+                super::$promise(super::Shelf::on_s3()).await;
+            })+
+        }
+    };
 }
 
-fn key() -> SigningKey {
-    SigningKey::from_seed([7; 32])
+on_each_store! {
+    without_an_activation_the_error_names_the_command,
+    a_new_module_is_seen_at_the_next_refresh_and_a_rollback_too,
+    each_rollback_goes_one_further_back,
+    the_same_module_activated_again_gets_a_new_generation,
+    transforms_of_different_tables_are_active_side_by_side,
+    whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on,
+    native_code_is_loaded_only_where_a_trusted_key_signed_for_it,
+    a_refused_module_is_tried_again_once_it_waited_and_not_before,
+    a_slot_without_any_module_that_can_be_used_is_an_error,
+    an_unreadable_registry_leaves_the_module_in_memory,
+    of_activations_at_one_moment_each_wins_a_generation_of_its_own_or_is_told,
+    a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is_active,
+    what_each_process_did_adds_up,
+    what_was_not_published_for_every_machine_can_not_be_activated,
+    publishing_again_changes_nothing_and_mends_what_is_damaged,
+    a_digest_is_found_by_its_beginning_if_that_is_unique,
+    going_back_needs_an_earlier_module,
+    reports_of_a_candidate_are_numbered_and_never_replaced,
+    a_slot_meets_whatever_fills_one_of_its_tables,
+    more_pointers_than_a_page_holds_are_all_seen,
 }
 
-fn signed() -> Signed {
-    Signed { by: "tester".to_owned(), at: OffsetDateTime::UNIX_EPOCH, why: None }
-}
-
-/// Of the test guest, and of one like it that fills another table.
-fn slots() -> [Slot; 2] {
-    ["table_one", "table_two"].map(Slot::from)
-}
-
-impl Shelf {
-    fn new() -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
-        let url = format!("file://{}", folder.path().join("registry").display());
-        let registry = Registry::open(&url, key().public().into()).expect("the registry opens");
-        Self { registry, folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join("registry").join(name)
-    }
-
-    fn artifact_path(&self, digest: &Digest, end: &str) -> PathBuf {
-        self.path("artifacts").join(Target::THIS.key).join(format!("{digest}.{end}"))
-    }
-
-    async fn publish_by(&self, wasm: &[u8], key: &SigningKey) -> Digest {
-        let module = load(&engine(), wasm).expect("the module loads");
-        // What runs elsewhere is never loaded here: the same code stands for it.
-        let artifacts: Vec<_> = Target::published().map(|target| (target, artifact(wasm))).collect();
-        let now = OffsetDateTime::UNIX_EPOCH;
-        self.registry.publish(wasm, &artifacts, module.schema(), key, now).await.expect("it is published");
-        Digest::of(wasm)
-    }
-
-    async fn publish(&self, wasm: &[u8]) -> Digest {
-        self.publish_by(wasm, &key()).await
-    }
-
-    async fn publish_two(&self) -> (Digest, Digest) {
-        (self.publish(test_guest()).await, self.publish(&patched("note_id", "memo_id")).await)
-    }
-
-    async fn activate(&self, digest: &Digest) -> Generation {
-        self.registry.activate(digest, None, signed()).await.expect("it is activated").generation
-    }
-
-    /// A pointer that no command wrote.
-    fn forge(&self, number: u32, text: &str) {
-        fs::write(self.path(&format!("pointers/{number:08}.json")), text).expect("the folder is there");
-    }
-
-    fn active(&self) -> Active {
-        Active::new(engine(), self.registry.clone())
-    }
-}
-
-/// Generation and digest of the only active module.
-async fn now_active(active: &Active, at: Instant) -> (u32, Digest) {
-    let loaded = active.refresh(at).await.expect("a module is active");
-    let [only] = &loaded[..] else { panic!("{loaded:?}") };
-    (only.generation.get(), only.digest().clone())
-}
-
-#[tokio::test]
-async fn without_an_activation_the_error_names_the_command() {
-    let shelf = Shelf::new();
+async fn without_an_activation_the_error_names_the_command(shelf: Shelf) {
     let error = shelf.active().refresh(Instant::now()).await.expect_err("nothing is active");
     assert!(matches!(error, ActiveError::None { .. }));
     assert!(error.to_string().contains("outflow transform publish"), "{error}");
 }
 
-#[tokio::test]
-async fn a_new_module_is_seen_at_the_next_refresh_and_a_rollback_too() {
-    let shelf = Shelf::new();
+async fn a_new_module_is_seen_at_the_next_refresh_and_a_rollback_too(shelf: Shelf) {
     let (first, second) = shelf.publish_two().await;
     let (active, now) = (shelf.active(), Instant::now());
 
@@ -112,9 +82,7 @@ async fn a_new_module_is_seen_at_the_next_refresh_and_a_rollback_too() {
     assert_eq!(now_active(&active, now).await, (3, first));
 }
 
-#[tokio::test]
-async fn each_rollback_goes_one_further_back() {
-    let shelf = Shelf::new();
+async fn each_rollback_goes_one_further_back(shelf: Shelf) {
     let mut digests = Vec::new();
     for name in ["note_id", "memo_id", "slip_id"] {
         digests.push(shelf.publish(&patched("note_id", name)).await);
@@ -129,9 +97,7 @@ async fn each_rollback_goes_one_further_back() {
     assert!(matches!(error, RegistryError::NothingToRollBackTo { .. }));
 }
 
-#[tokio::test]
-async fn the_same_module_activated_again_gets_a_new_generation() {
-    let shelf = Shelf::new();
+async fn the_same_module_activated_again_gets_a_new_generation(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     let (active, now) = (shelf.active(), Instant::now());
     shelf.activate(&digest).await;
@@ -142,9 +108,7 @@ async fn the_same_module_activated_again_gets_a_new_generation() {
     assert!(std::sync::Arc::ptr_eq(&before[0].module, &after[0].module), "it was loaded twice");
 }
 
-#[tokio::test]
-async fn transforms_of_different_tables_are_active_side_by_side() {
-    let shelf = Shelf::new();
+async fn transforms_of_different_tables_are_active_side_by_side(shelf: Shelf) {
     let first = shelf.publish(test_guest()).await;
     let second = shelf.publish(&patched("table_one", "table_two")).await;
     let (active, now) = (shelf.active(), Instant::now());
@@ -173,9 +137,7 @@ async fn transforms_of_different_tables_are_active_side_by_side() {
     assert!(matches!(active.refresh(now).await, Err(ActiveError::None { .. })));
 }
 
-#[tokio::test]
-async fn whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on() {
-    let shelf = Shelf::new();
+async fn whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on(shelf: Shelf) {
     let (good, other) = shelf.publish_two().await;
     shelf.activate(&good).await;
     let (active, now) = (shelf.active(), Instant::now());
@@ -202,9 +164,7 @@ async fn whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on(
     assert_eq!(now_active(&shelf.active(), now).await, (1, good));
 }
 
-#[tokio::test]
-async fn native_code_is_loaded_only_where_a_trusted_key_signed_for_it() {
-    let shelf = Shelf::new();
+async fn native_code_is_loaded_only_where_a_trusted_key_signed_for_it(shelf: Shelf) {
     let (good, other) = shelf.publish_two().await;
     shelf.activate(&good).await;
     let (active, now) = (shelf.active(), Instant::now());
@@ -250,9 +210,7 @@ async fn native_code_is_loaded_only_where_a_trusted_key_signed_for_it() {
     assert_eq!(now_active(&active, later).await, (2, other));
 }
 
-#[tokio::test]
-async fn a_refused_module_is_tried_again_once_it_waited_and_not_before() {
-    let shelf = Shelf::new();
+async fn a_refused_module_is_tried_again_once_it_waited_and_not_before(shelf: Shelf) {
     let (first, second) = shelf.publish_two().await;
     let (active, now) = (shelf.active(), Instant::now());
     shelf.activate(&first).await;
@@ -268,9 +226,7 @@ async fn a_refused_module_is_tried_again_once_it_waited_and_not_before() {
     assert_eq!(now_active(&active, now + Duration::from_secs(1)).await, (2, second));
 }
 
-#[tokio::test]
-async fn a_slot_without_any_module_that_can_be_used_is_an_error() {
-    let shelf = Shelf::new();
+async fn a_slot_without_any_module_that_can_be_used_is_an_error(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     shelf.activate(&digest).await;
     fs::remove_file(shelf.artifact_path(&digest, "cwasm")).expect("it can be removed");
@@ -278,9 +234,7 @@ async fn a_slot_without_any_module_that_can_be_used_is_an_error() {
     assert!(matches!(error, ActiveError::NoGoodOne { .. }), "{error}");
 }
 
-#[tokio::test]
-async fn an_unreadable_registry_leaves_the_module_in_memory() {
-    let shelf = Shelf::new();
+async fn an_unreadable_registry_leaves_the_module_in_memory(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     shelf.activate(&digest).await;
     let (active, now) = (shelf.active(), Instant::now());
@@ -295,32 +249,49 @@ async fn an_unreadable_registry_leaves_the_module_in_memory() {
     ));
 }
 
-#[tokio::test]
-async fn of_activations_at_one_moment_each_wins_a_generation_of_its_own_or_is_told() {
-    let shelf = Shelf::new();
+async fn of_activations_at_one_moment_each_wins_a_generation_of_its_own_or_is_told(shelf: Shelf) {
     let (first, second) = shelf.publish_two().await;
     let all = futures_util::future::join_all((0..20).map(|i| {
         let digest = if i % 2 == 0 { &first } else { &second };
-        shelf.registry.activate(digest, None, signed())
+        let why = Signed { why: Some(format!("the {i}th of them")), ..signed() };
+        shelf.registry.activate(digest, None, why)
     }))
     .await;
-    let mut won: Vec<u32> = Vec::new();
+    let mut won: Vec<Pointer> = Vec::new();
     for result in all {
         match result {
-            Ok(pointer) => won.push(pointer.generation.get()),
+            Ok(pointer) => won.push(pointer),
             Err(RegistryError::Conflict { .. }) => {}
             Err(other) => panic!("{other:?}"),
         }
     }
-    won.sort_unstable();
+    won.sort_unstable_by_key(|pointer| pointer.generation);
     let generations = shelf.registry.generations().await.expect("they can be listed");
-    assert_eq!(won, generations.iter().map(|g| g.get()).collect::<Vec<_>>());
+    assert_eq!(won.iter().map(|pointer| pointer.generation).collect::<Vec<_>>(), generations);
     assert!(won.len() < 20, "none of 20 at once was told of another");
+    // What a winner wrote stands: none of the others has overwritten it.
+    for pointer in won {
+        let stored = shelf.registry.pointer(pointer.generation).await.expect("it can be read");
+        assert_eq!(stored, Some(pointer));
+    }
 }
 
-#[tokio::test]
-async fn a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is_active() {
-    let shelf = Shelf::new();
+/// S3 lists a thousand names at once.
+async fn more_pointers_than_a_page_holds_are_all_seen(shelf: Shelf) {
+    const LAST: u32 = 2_003;
+    let digest = shelf.publish(test_guest()).await;
+    shelf.activate(&digest).await;
+    let first = fs::read_to_string(shelf.path("pointers/00000001.json")).expect("it is there");
+    for number in 2..=LAST {
+        shelf.forge(number, &first.replace("\"generation\": 1", &format!("\"generation\": {number}")));
+    }
+    let generations = shelf.registry.generations().await.expect("they can be listed");
+    assert_eq!(generations.iter().map(|g| g.get()).collect::<Vec<_>>(), Vec::from_iter(1..=LAST));
+    assert_eq!(now_active(&shelf.active(), Instant::now()).await, (LAST, digest.clone()));
+    assert_eq!(shelf.activate(&digest).await.get(), LAST + 1);
+}
+
+async fn a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is_active(shelf: Shelf) {
     let (first, second) = shelf.publish_two().await;
     let slot = &slots()[0];
     let limit = RejectLimit { percent: 10, from_records: 4, to_records: 1_000 };
@@ -348,9 +319,7 @@ async fn a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is
     assert!(matches!(late, RegistryError::Superseded { .. }), "{late}");
 }
 
-#[tokio::test]
-async fn what_each_process_did_adds_up() {
-    let shelf = Shelf::new();
+async fn what_each_process_did_adds_up(shelf: Shelf) {
     let generation = Generation::new(3).expect("in range");
     let stats = |records| Stats { records, rows: records * 2, run_us: 5, ..Stats::default() };
     for (instance, records) in [("a", 1), ("b", 10), ("a", 2)] {
@@ -362,9 +331,7 @@ async fn what_each_process_did_adds_up() {
     assert_eq!(none, Stats::default());
 }
 
-#[tokio::test]
-async fn what_was_not_published_for_every_machine_can_not_be_activated() {
-    let shelf = Shelf::new();
+async fn what_was_not_published_for_every_machine_can_not_be_activated(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     for target in Target::published() {
         let about = shelf.path("artifacts").join(target.key).join(format!("{digest}.json"));
@@ -382,9 +349,7 @@ async fn what_was_not_published_for_every_machine_can_not_be_activated() {
     assert!(shelf.registry.generations().await.expect("they can be listed").is_empty());
 }
 
-#[tokio::test]
-async fn publishing_again_changes_nothing_and_mends_what_is_damaged() {
-    let shelf = Shelf::new();
+async fn publishing_again_changes_nothing_and_mends_what_is_damaged(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     for end in ["cwasm", "metered.cwasm"] {
         let path = shelf.artifact_path(&digest, end);
@@ -399,9 +364,7 @@ async fn publishing_again_changes_nothing_and_mends_what_is_damaged() {
     assert_eq!(shelf.registry.module(&digest).await.expect("it is there"), test_guest());
 }
 
-#[tokio::test]
-async fn a_digest_is_found_by_its_beginning_if_that_is_unique() {
-    let shelf = Shelf::new();
+async fn a_digest_is_found_by_its_beginning_if_that_is_unique(shelf: Shelf) {
     let (first, second) = shelf.publish_two().await;
     let found = shelf.registry.find(first.short()).await.expect("it is there");
     assert_eq!((found.digest, found.tables[0].columns[0].0.as_str()), (first, "note_id"));
@@ -410,9 +373,7 @@ async fn a_digest_is_found_by_its_beginning_if_that_is_unique() {
     assert!(matches!(shelf.registry.find("zz").await, Err(RegistryError::UnknownModule { .. })));
 }
 
-#[tokio::test]
-async fn going_back_needs_an_earlier_module() {
-    let shelf = Shelf::new();
+async fn going_back_needs_an_earlier_module(shelf: Shelf) {
     let error = shelf.registry.roll_back(None, signed()).await.expect_err("nothing is active");
     assert!(matches!(error, RegistryError::NoneActive));
     let digest = shelf.publish(test_guest()).await;
@@ -422,9 +383,7 @@ async fn going_back_needs_an_earlier_module() {
     assert!(matches!(error, RegistryError::NothingToRollBackTo { .. }));
 }
 
-#[tokio::test]
-async fn reports_of_a_candidate_are_numbered_and_never_replaced() {
-    let shelf = Shelf::new();
+async fn reports_of_a_candidate_are_numbered_and_never_replaced(shelf: Shelf) {
     let (first, second) = shelf.publish_two().await;
     let registry = &shelf.registry;
     assert!(registry.shadow_reports(&first).await.expect("they can be listed").is_empty());
@@ -450,9 +409,7 @@ async fn reports_of_a_candidate_are_numbered_and_never_replaced() {
     assert_eq!(none, None);
 }
 
-#[tokio::test]
-async fn a_slot_meets_whatever_fills_one_of_its_tables() {
-    let shelf = Shelf::new();
+async fn a_slot_meets_whatever_fills_one_of_its_tables(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     shelf.activate(&digest).await;
     let pointer = shelf.registry.newest().await.expect("it can be read").0.expect("something is active");
