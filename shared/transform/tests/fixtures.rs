@@ -2,7 +2,7 @@
 
 mod support;
 
-use outflow_transform::{Module, Outcome, fixture};
+use outflow_transform::{Limits, Module, Outcome, Stage, fixture};
 use std::fs;
 use support::{engine, guest, load, stamp, transforms};
 
@@ -80,8 +80,14 @@ fn order_analytics_in_javascript() {
     );
     let [before, rejected, after] =
         run(&javascript, &[first, &deep, first].join("\n")).try_into().expect("three");
-    println!("{rejected:?}");
     assert!(matches!((before, after), (Outcome::Rows(_), Outcome::Rows(_))));
+    let Outcome::Reject(rejection) = rejected else { panic!("{rejected:?}") };
+    assert_eq!((rejection.stage, rejection.code.as_str()), (Stage::Module, "malformed_payload"));
+
+    // The code that counts runs too, and a suspect record has room in its limit.
+    let alone = fixture::read(first).expect("it is an event");
+    let instructions = javascript.instructions(&[alone[0].event()], stamp()).expect("it runs");
+    assert!(instructions * 20 < Limits::default().record_fuel, "{instructions} instructions");
 
     assert_eq!(format!("{:?}", javascript.schema().tables), format!("{:?}", rust.schema().tables));
     let package = fs::read_to_string(transforms().join(NAME).join("package.json")).expect("it is there");
