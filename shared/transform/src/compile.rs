@@ -1,5 +1,7 @@
-//! From a guest's crate to a component, and from a component to native code. Needs Cranelift: for the
+//! From a guest's source to a component, and from a component to native code. Needs Cranelift: for the
 //! operator's command and for tests alone.
+
+mod npm;
 
 use crate::{Artifact, Target, engine::engine_config};
 use std::{
@@ -21,16 +23,23 @@ pub enum CompileError {
     Cargo(#[source] std::io::Error),
     #[error("guest {name} does not build; cargo's messages are above")]
     Build { name: String },
+    #[error(
+        "npm could not be run: install Node.js 18 or newer with npm (https://nodejs.org, Debian's package npm)"
+    )]
+    Npm(#[source] std::io::Error),
+    #[error("guest {name} does not build; everything npm said is in {log}, which ends so:\n{end}", log = .log.display())]
+    NpmBuild { name: String, log: PathBuf, end: String },
     #[error("the guest could not be made a component (is it built with outflow-transform-sdk?): {reason}")]
     Componentize { reason: String },
     #[error("the component does not compile: {reason}")]
     Compile { reason: String },
 }
 
-/// Builds the guest crate `name` of the workspace in `transforms` with cargo, and wraps it into a component.
-/// Returns the component's path, `target/components/NAME.wasm` in that workspace.
+/// Builds the guest `name` of the workspace in `transforms` and wraps it into a component: a crate with cargo, a folder
+/// with a `package.json` by its own script `build`. Returns the component's path, `target/components/NAME.wasm` in
+/// that workspace.
 ///
-/// The module holds no path of this machine. The same source in the same folder gives the same digest; in another
+/// A crate's module holds no path of this machine. The same source in the same folder gives the same digest; in another
 /// folder it doesn't: cargo hashes the workspace's path into symbols, and they decide the order of functions.
 pub fn build_guest(transforms: &Path, name: &str) -> Result<PathBuf, CompileError> {
     const TARGET: &str = "wasm32-unknown-unknown";
@@ -40,6 +49,11 @@ pub fn build_guest(transforms: &Path, name: &str) -> Result<PathBuf, CompileErro
     };
     let transforms = transforms.canonicalize().map_err(file(transforms, "found"))?;
     let target = transforms.join("target");
+    let components = target.join("components");
+    std::fs::create_dir_all(&components).map_err(file(&components, "made"))?;
+    if npm::is_guest(&transforms.join(name)) {
+        return npm::build(&transforms.join(name), name, &components);
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(&transforms)
@@ -58,8 +72,6 @@ pub fn build_guest(transforms: &Path, name: &str) -> Result<PathBuf, CompileErro
     }
     let core = target.join(TARGET).join("release").join(format!("{}.wasm", name.replace('-', "_")));
     let component = componentize(&std::fs::read(&core).map_err(file(&core, "read"))?)?;
-    let components = target.join("components");
-    std::fs::create_dir_all(&components).map_err(file(&components, "made"))?;
     let path = components.join(format!("{name}.wasm"));
     // Renamed into place: tests and commands may build the same guest at once.
     let unfinished = components.join(format!("{name}.wasm.{}", std::process::id()));

@@ -26,11 +26,10 @@ pub(super) fn write(text: &str, precision: u32, scale: u32, out: &mut Vec<u8>) -
     if whole.len() > (precision - scale) as usize {
         return Err("too many digits before the point");
     }
-    let needed = fraction.trim_end_matches('0');
-    if needed.len() > scale as usize {
+    let (fraction, beyond) = fraction.split_at(fraction.len().min(scale as usize));
+    if beyond.bytes().any(|b| b != b'0') {
         return Err("more digits after the point than the column keeps");
     }
-    let fraction = if fraction.len() > scale as usize { needed } else { fraction };
     out.push(b'"');
     out.extend_from_slice(sign.as_bytes());
     out.extend_from_slice(if whole.is_empty() { b"0" } else { whole.as_bytes() });

@@ -30,6 +30,8 @@ fn what_fits_is_written() {
         ("Decimal(18, 2)", decimal("-0059.9700"), "\"-59.97\""),
         ("Decimal(18, 2)", decimal("0.50"), "\"0.50\""),
         ("Decimal(4, 4)", decimal("0.1234"), "\"0.1234\""),
+        ("Decimal(18, 2)", decimal("1.0000"), "\"1.00\""),
+        ("Decimal(18, 2)", Cell::Scaled(10_000, 4), "\"1.00\""),
         ("Decimal(18, 2)", Cell::Scaled(-599_700, 4), "\"-59.97\""),
         ("Decimal(18, 2)", Cell::Scaled(50, 2), "\"0.50\""),
         ("Decimal(18, 2)", Cell::Scaled(-5, 1), "\"-0.5\""),

@@ -48,20 +48,22 @@ impl Installer {
         }
     }
 
-    /// Finds or installs all there is: the services' tools, `cargo lambda` and the WASM target.
+    /// Finds or installs all there is: the services' tools, `cargo lambda`, and what builds transforms.
     pub async fn everything(&self, progress: &(dyn Progress + Sync)) -> anyhow::Result<()> {
-        let (mysql, kafka, clickhouse, lambda, wasm) = tokio::join!(
+        let (mysql, kafka, clickhouse, lambda, wasm, npm) = tokio::join!(
             self.mysql(progress),
             self.kafka(progress),
             self.clickhouse(progress),
             self.cargo_lambda(progress),
             self.wasm_target(progress),
+            self.need(&[apt::NPM], progress),
         );
         mysql?;
         kafka?;
         clickhouse?;
         lambda?;
-        wasm
+        wasm?;
+        npm
     }
 
     /// The folder `name`, made by `make` if it isn't there yet by this `recipe`.
