@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_component_stays_until_a_source_changes() {
-        let transforms = guest("(cat src/guest.js && node -p process.hrtime.bigint()) >");
+        let transforms = guest("(cat src/guest.js && node -p 'process.hrtime.bigint()') >");
         let transforms = transforms.path();
         assert!(is_guest(&transforms.join("guest")));
         let first = built(transforms).expect("it builds");
