@@ -155,17 +155,7 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
     Ok(match suite {
         Suite::Lint => vec![
             cargo(&["fmt", "--all", "--check"]),
-            cargo(&[
-                "clippy",
-                "--quiet",
-                "--workspace",
-                "--all-targets",
-                "--features",
-                "outflow-transform/s3",
-                "--",
-                "--deny",
-                "warnings",
-            ]),
+            in_workspace("clippy", &["--quiet", "--all-targets", "--", "--deny", "warnings"]),
             cargo_in("transforms", &["fmt", "--all", "--check"]),
             cargo_in("fuzz", &["fmt", "--check"]),
             cargo_in(
@@ -174,50 +164,26 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
             ),
         ],
         Suite::Unit => vec![
-            cargo(&[
-                "test",
-                "--workspace",
-                "--lib",
-                "--bins",
-                "--exclude",
-                "outflow-transform",
-                "--no-fail-fast",
-            ]),
+            in_workspace("test", &["--no-fail-fast", "--lib", "--bins"]),
             // What must not compile is told by its examples.
-            cargo(&["test", "--package", "outflow-outbox", "--doc", "--no-fail-fast"]),
-            // The compiler is a feature, and its tests are the ones that matter; with S3 the registry's run on both stores.
-            cargo(&["test", "--package", "outflow-transform", "--features", "compile,s3", "--no-fail-fast"]),
+            in_workspace("test", &["--no-fail-fast", "--doc"]),
+            // They need no service; the registry's start an S3 server of their own.
+            tests(&["host", "fixtures", "registry", "transform_command"]),
             cargo_in("transforms", &["test", "--workspace", "--no-fail-fast"]),
         ],
         Suite::Integration => vec![
-            with_threads(
-                cargo(&["test", "--package", "outflow-stack", "--test", "*", "--no-fail-fast"]),
-                "1",
-            ),
-            with_threads(
-                cargo(&["test", "--package", "outflow-event-sources", "--test", "*", "--no-fail-fast"]),
-                TEST_THREADS,
-            ),
-            with_threads(
-                cargo(&["test", "--package", "outflow-tests", "--test", "integration", "--no-fail-fast"]),
-                TEST_THREADS,
-            ),
-            with_threads(cargo(&["test", "--package", "xtask", "--test", "*", "--no-fail-fast"]), "1"),
+            with_threads(tests(&["front", "lifecycle"]), "1"),
+            with_threads(tests(&["invocations", "kafka", "killed_broker", "integration"]), TEST_THREADS),
+            with_threads(tests(&["bench"]), "1"),
         ],
         Suite::Faults => vec![
-            cargo(&["build", "--quiet", "--package", "outflow-broker", "--example", "relay"]),
-            with_threads(
-                cargo(&["test", "--package", "outflow-tests", "--test", "faults", "--no-fail-fast"]),
-                TEST_THREADS,
-            ),
+            in_workspace("build", &["--quiet", "--example", "relay"]),
+            with_threads(tests(&["faults"]), TEST_THREADS),
         ],
         Suite::E2e => {
             System::build(&settings.state, progress).await?;
             Outflow::build(Vec::new(), progress).await?;
-            vec![with_threads(
-                cargo(&["test", "--package", "outflow-tests", "--test", "e2e", "--no-fail-fast"]),
-                "1",
-            )]
+            vec![with_threads(tests(&["e2e"]), "1")]
         }
         Suite::Templates => {
             let python = python_with_checkers(&settings.tools).await?;
@@ -231,6 +197,22 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
 
 fn cargo(args: &[&str]) -> Command {
     cargo_in(".", args)
+}
+
+/// On the whole workspace, always with the same features: of fewer packages the crates have others, and each of them would
+/// be built again.
+fn in_workspace(subcommand: &str, args: &[&str]) -> Command {
+    let features = "outflow-transform/compile,outflow-transform/s3";
+    let mut command = cargo(&[subcommand, "--workspace", "--features", features]);
+    command.args(args);
+    command
+}
+
+/// Test targets of the workspace, by their names.
+fn tests(targets: &[&str]) -> Command {
+    let mut command = in_workspace("test", &["--no-fail-fast"]);
+    command.args(targets.iter().flat_map(|target| ["--test", target]));
+    command
 }
 
 fn cargo_in(folder: &str, args: &[&str]) -> Command {
