@@ -9,7 +9,8 @@ use crate::{
 };
 use lambda_runtime::LambdaEvent;
 use outflow_kafka_batch::{BatchResponse, KafkaEvent, partitions};
-use std::time::{Duration, Instant, SystemTime};
+use outflow_telemetry::time_left;
+use std::time::{Duration, Instant};
 
 /// Time kept free before the function's deadline: dead letters may take their delivery time-out, then their producer is
 /// emptied.
@@ -34,9 +35,4 @@ pub(crate) async fn handle(
     let ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(rows, dead, ms, complete = response.is_complete(), "batch loaded");
     Ok(response)
-}
-
-/// `cargo lambda watch` tells every function a deadline in 1970 and never stops one: there, an hour is far enough.
-fn time_left(deadline: SystemTime) -> Duration {
-    deadline.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(3_600))
 }

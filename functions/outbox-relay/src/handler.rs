@@ -3,9 +3,9 @@
 use crate::{context::Context, error::TickError};
 use lambda_runtime::LambdaEvent;
 use outflow_outbox::Report;
-use outflow_telemetry::{chain, metrics::FLUSH_LIMIT};
+use outflow_telemetry::{chain, metrics::FLUSH_LIMIT, time_left};
 use serde::Deserialize;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// Kept free before the function's deadline beside what the relay and a flush may take: for the answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -81,11 +81,6 @@ pub(crate) async fn handle(context: &Context, event: LambdaEvent<Tick>) -> Resul
 /// Time kept free before the function's deadline: where Kafka and MySQL are slow, a drain goes on for so long.
 fn reserve(context: &Context) -> Duration {
     context.relay.overtime() + FLUSH_LIMIT + ANSWER
-}
-
-/// `cargo lambda watch` tells every function a deadline in 1970 and never stops one: there, an hour is far enough.
-fn time_left(deadline: SystemTime) -> Duration {
-    deadline.duration_since(SystemTime::now()).unwrap_or(Duration::from_secs(3_600))
 }
 
 #[cfg(test)]

@@ -24,9 +24,12 @@ struct Config {
 
 /// Rows that Kafka didn't confirm by then go back as failures of the batch. Well below the function's timeout.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// For emptying the producer, for figures and for the answer.
+const ANSWER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Context {
+    pub(crate) limits: Limits,
     pub(crate) producer: Producer,
     pub(crate) active: Active,
     pub(crate) reporter: Reporter,
@@ -42,7 +45,14 @@ impl Context {
             .parse()
             .context("OUTFLOW_TRANSFORM_TRUSTED_KEYS: `outflow transform key` prints the one to give here")?;
         let registry = Registry::open(&config.transform_registry, trusted)?;
-        let active = Active::new(Engine::new(Limits::default())?, registry);
-        Ok(Self { producer, active, reporter: Reporter::default() })
+        let limits = Limits::default();
+        let active = Active::new(Engine::new(limits)?, registry);
+        Ok(Self { limits, producer, active, reporter: Reporter::default() })
+    }
+
+    /// Time kept free before the function's deadline: for the module that is at work when time is up, and for Kafka.
+    pub(crate) fn reserve(&self) -> Duration {
+        let Limits { batch_deadline, rerun_budget, record_deadline, .. } = self.limits;
+        batch_deadline + rerun_budget + record_deadline + DELIVERY_TIMEOUT + ANSWER
     }
 }

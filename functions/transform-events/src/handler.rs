@@ -3,13 +3,20 @@
 use crate::{
     context::Context,
     error::TransformError,
-    work::{Work, retry_from, work},
+    work::{Room, Work, retry_from, work},
 };
 use lambda_runtime::LambdaEvent;
 use outflow_kafka_batch::{BatchResponse, KafkaEvent, partitions};
-use outflow_telemetry::chain;
-use std::time::Instant;
+use outflow_telemetry::{chain, time_left};
+use std::{
+    mem::take,
+    time::{Duration, Instant},
+};
 use time::OffsetDateTime;
+
+/// A function's timeout that is shorter than what is kept free still leaves time for its first partitions: each invocation
+/// gets on.
+const SHORTEST_RUN: Duration = Duration::from_secs(2);
 
 /// A record counts as done once everything it became is confirmed by Kafka; its partition is read again from
 /// the first that isn't. Rows sent twice are one row: their version is the same.
@@ -18,16 +25,20 @@ pub(crate) async fn handle(
     event: LambdaEvent<KafkaEvent>,
 ) -> Result<BatchResponse, TransformError> {
     let started = Instant::now();
+    let deadline = event.context.deadline();
     let partitions = partitions(event.payload)?;
     let loaded = context.active.refresh(started).await?;
     let transformed_at_us = now_us();
     let running = loaded.clone();
-    let works: Vec<Work> = tokio::task::spawn_blocking(move || {
-        partitions.into_iter().map(|partition| work(partition, &running, transformed_at_us)).collect()
+    let left = time_left(deadline).saturating_sub(context.reserve()).max(SHORTEST_RUN);
+    let mut room = Room { until: Instant::now() + left, bytes: context.limits.batch_bytes };
+    let mut works: Vec<Work> = tokio::task::spawn_blocking(move || {
+        let work = |partition| work(partition, &running, transformed_at_us, &mut room);
+        partitions.into_iter().map(work).collect()
     })
     .await?;
     let ran = started.elapsed();
-    let response = produce(context, &works).await;
+    let response = produce(context, &mut works).await;
     context.reporter.after_batch(&context.active, &loaded).await;
     let sum = |count: fn(&Work) -> usize| works.iter().map(count).sum::<usize>();
     let digests: Vec<&str> = loaded.iter().map(|loaded| loaded.digest().short()).collect();
@@ -45,8 +56,9 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
-async fn produce(context: &Context, works: &[Work]) -> BatchResponse {
-    let records = works.iter().flat_map(|work| &work.produce).map(|produce| produce.record.clone()).collect();
+async fn produce(context: &Context, works: &mut [Work]) -> BatchResponse {
+    let produced = works.iter_mut().flat_map(|work| &mut work.produce);
+    let records = produced.map(|produce| take(&mut produce.record)).collect();
     let mut results = context.producer.send_all(records).await.into_iter();
     let mut response = BatchResponse::default();
     for work in works {

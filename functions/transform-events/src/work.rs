@@ -3,12 +3,34 @@
 
 use outflow_broker::{self as broker, letters::Origin, topics};
 use outflow_kafka_batch::Partition;
-use outflow_transform::{Event, Loaded, Outcome, Row, Stamp};
+use outflow_transform::{Batch, Event, Loaded, Outcome, Row, Stamp};
 use std::{sync::Arc, time::Instant};
 use transform_events::{
     dead_letter::{self, Reason},
     envelope,
 };
+
+/// What the partitions of an invocation share, whatever the modules make of them. Each partition that finds none left comes
+/// again.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// No module begins after it.
+    pub(crate) until: Instant,
+    /// Rows, as JSON.
+    pub(crate) bytes: usize,
+}
+
+impl Room {
+    /// Lets a module run on so many events, within the bytes that it is given.
+    fn run(&mut self, events: usize, module: impl FnOnce(usize) -> Batch) -> Batch {
+        if events > 0 && Instant::now() >= self.until {
+            return Batch::undecided("the function's time is used up");
+        }
+        let batch = module(self.bytes);
+        self.bytes = self.bytes.saturating_sub(batch.outcomes.iter().map(Outcome::bytes).sum());
+        batch
+    }
+}
 
 /// What is to be produced for one partition.
 #[derive(Debug)]
@@ -33,7 +55,12 @@ pub(crate) struct Produce {
 ///
 /// A record is put aside once for each module that rejects it, and once alone where it can't even be read. What was
 /// redriven is a record of its source topic, and where a module rejected it, it is for that one's slot alone.
-pub(crate) fn work(mut partition: Partition, loaded: &[Arc<Loaded>], transformed_at_us: i64) -> Work {
+pub(crate) fn work(
+    mut partition: Partition,
+    loaded: &[Arc<Loaded>],
+    transformed_at_us: i64,
+    room: &mut Room,
+) -> Work {
     let (topic, number) = (partition.topic.as_str(), partition.partition);
     let origins: Vec<Origin<'_>> = partition
         .records
@@ -64,7 +91,7 @@ pub(crate) fn work(mut partition: Partition, loaded: &[Arc<Loaded>], transformed
         let its: Vec<&(usize, Event<'_>)> = events.iter().filter(|(of, _)| is_for(*of)).collect();
         let batch: Vec<Event<'_>> = its.iter().map(|(_, event)| *event).collect();
         let (stamp, began_at) = (Stamp { generation: loaded.generation, transformed_at_us }, Instant::now());
-        let ran = loaded.module.run(&batch, stamp);
+        let ran = room.run(batch.len(), |bytes| loaded.module.run_within(bytes, &batch, stamp));
         // What somebody sends back had been rejected: it would speak against a module that is better than the one before.
         if !topics::is_retries(&partition.topic) {
             loaded.count(&ran, batch.iter().map(|event| loaded.module.wants(event)), began_at.elapsed());
@@ -153,6 +180,7 @@ pub(crate) fn retry_from(work: &Work, unconfirmed: impl IntoIterator<Item = usiz
 mod tests {
     use super::*;
     use outflow_kafka_batch as batch;
+    use std::time::Duration;
 
     /// A partition of records 100, 101 and on.
     fn decided(undecided_from: Option<usize>) -> Work {
@@ -161,6 +189,33 @@ mod tests {
         let records = (100..105).map(record).collect();
         let partition = Partition { topic: "order.events".to_owned(), partition: 0, records };
         Work { partition, produce: Vec::new(), undecided_from, skipped: 0, rejected: 0 }
+    }
+
+    #[test]
+    fn partitions_share_the_bytes_of_their_rows() {
+        let mut room = Room { until: Instant::now() + Duration::from_secs(3_600), bytes: 100 };
+        let rows = |bytes: usize| {
+            let row = Row { table: "rows".into(), json: vec![b' '; bytes] };
+            Batch { outcomes: vec![Outcome::Rows(vec![row]), Outcome::Skip], unfinished: None }
+        };
+        let mut given = Vec::new();
+        for bytes in [60, 70, 10] {
+            let batch = room.run(2, |left| {
+                given.push(left);
+                rows(bytes)
+            });
+            assert_eq!(batch, rows(bytes));
+        }
+        assert_eq!(given, [100, 40, 0]);
+    }
+
+    #[test]
+    fn no_module_begins_when_time_is_up_and_its_events_come_again() {
+        let mut room = Room { until: Instant::now(), bytes: 100 };
+        let batch = room.run(1, |_| panic!("it begins"));
+        assert_eq!(batch.unfinished.map(|unfinished| unfinished.from), Some(0));
+        let nothing = || Batch { outcomes: Vec::new(), unfinished: None };
+        assert_eq!(room.run(0, |_| nothing()), nothing());
     }
 
     #[test]

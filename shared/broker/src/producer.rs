@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(crate) const BATCH_BYTES: usize = 1_000_000;
 
 /// What goes into a topic.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     pub topic: String,
     /// Decides the partition, and with it the order; None spreads.

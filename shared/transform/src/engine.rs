@@ -70,7 +70,8 @@ pub struct Limits {
     /// Wall clock for one record in the rerun. Hit, it leaves the record and those behind it to a retry: a
     /// stalled host must not condemn a good record.
     pub record_deadline: Duration,
-    /// Instructions for one record in the rerun, counted and the same everywhere. Hit, it rejects the record.
+    /// Instructions for one record in the rerun, counted and the same everywhere. Hit, it rejects the record. The slowest
+    /// ones must come to this number before `record_deadline`, or an endless loop would be given again for ever.
     pub record_fuel: u64,
     /// Wall clock for a whole rerun; what remains is left to a retry.
     pub rerun_budget: Duration,
@@ -78,6 +79,10 @@ pub struct Limits {
     pub rows_per_record: usize,
     /// Bytes of a row as JSON. Brokers take 1 MiB a record by default; what they refuse could never be sent.
     pub row_bytes: usize,
+    /// Bytes of all rows that one record may become.
+    pub record_bytes: usize,
+    /// Bytes of all rows of a batch. Those behind are left to a retry; the first record always goes.
+    pub batch_bytes: usize,
     /// Bytes that a module may hand to the host in one call.
     pub output_bytes: usize,
     /// Log lines a batch; the rest is counted and dropped.
@@ -92,11 +97,13 @@ impl Default for Limits {
         Self {
             memory_bytes: 64 << 20,
             batch_deadline: Duration::from_secs(2),
-            record_deadline: Duration::from_secs(1),
-            record_fuel: 200_000_000,
+            record_deadline: Duration::from_secs(3),
+            record_fuel: 100_000_000,
             rerun_budget: Duration::from_secs(5),
             rows_per_record: 1_000,
             row_bytes: 900_000,
+            record_bytes: 8 << 20,
+            batch_bytes: 64 << 20,
             output_bytes: 64 << 20,
             log_lines: 100,
             message_bytes: 1_024,

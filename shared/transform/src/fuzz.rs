@@ -158,7 +158,16 @@ fn digest() -> Digest {
 }
 
 fn stamper(same: &[Vec<u8>; 3], row_bytes: usize) -> Stamper<'_> {
-    Stamper { schema: schema(), stamp: STAMP, same, row_bytes, rows_per_record: MAX_ROWS }
+    let no_limit = usize::MAX;
+    Stamper {
+        schema: schema(),
+        stamp: STAMP,
+        same,
+        row_bytes,
+        rows_per_record: MAX_ROWS,
+        record_bytes: no_limit,
+        batch_bytes: no_limit,
+    }
 }
 
 fn unpacked(

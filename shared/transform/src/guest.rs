@@ -8,10 +8,16 @@ use crate::{
     },
     engine::{Limits, ticks},
     packed::{self, Malformed},
-    row::Stamper,
+    row::{Outcomes, Stamper},
     typed,
 };
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use wasmtime::{
     Store, StoreContextMut, StoreLimits, StoreLimitsBuilder, Trap,
     component::{Component, HasSelf, InstancePre, Linker},
@@ -40,45 +46,30 @@ pub(crate) enum Failed {
     Instance(String),
 }
 
-/// What an instance can reach: its limits and the log.
-pub(crate) struct State {
-    limits: StoreLimits,
+/// What the instances of one batch say together: a rerun by record begins no new count.
+pub(crate) struct Log {
     module: String,
-    lines_left: u32,
-    dropped: u32,
+    lines_left: AtomicU32,
+    dropped: AtomicU32,
     line_bytes: usize,
-    /// The last error that the module logged: a panic's words, which its trap doesn't carry.
-    last_error: Option<String>,
 }
 
-impl State {
-    fn new(limits: &Limits, module: &str) -> Self {
-        Self {
-            limits: StoreLimitsBuilder::new()
-                .memory_size(limits.memory_bytes)
-                .instances(MAX_PARTS)
-                .tables(MAX_PARTS)
-                .memories(MAX_PARTS)
-                .trap_on_grow_failure(true)
-                .build(),
+impl Log {
+    pub(crate) fn new(limits: &Limits, module: &str) -> Arc<Self> {
+        Arc::new(Self {
             module: module.to_owned(),
-            lines_left: limits.log_lines,
-            dropped: 0,
+            lines_left: limits.log_lines.into(),
+            dropped: AtomicU32::new(0),
             line_bytes: limits.message_bytes,
-            last_error: None,
-        }
+        })
     }
 
-    fn log(&mut self, level: u8, message: &str) {
-        let message = cut(message, self.line_bytes);
-        if level <= 1 {
-            self.last_error = Some(message.to_owned());
-        }
-        if self.lines_left == 0 {
-            self.dropped += 1;
+    fn line(&self, level: u8, message: &str) {
+        let one_less = |left: u32| left.checked_sub(1);
+        if self.lines_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        self.lines_left -= 1;
         let module = self.module.as_str();
         match level {
             0 | 1 => tracing::error!(module, message, "transform says"),
@@ -89,11 +80,44 @@ impl State {
     }
 }
 
-impl Drop for State {
+impl Drop for Log {
     fn drop(&mut self) {
-        if self.dropped > 0 {
-            tracing::warn!(module = self.module, dropped = self.dropped, "transform logs too much");
+        let dropped = *self.dropped.get_mut();
+        if dropped > 0 {
+            tracing::warn!(module = self.module, dropped, "transform logs too much");
         }
+    }
+}
+
+/// What an instance can reach: its limits and the log.
+pub(crate) struct State {
+    limits: StoreLimits,
+    log: Arc<Log>,
+    /// The last error that the module logged: a panic's words, which its trap doesn't carry.
+    last_error: Option<String>,
+}
+
+impl State {
+    fn new(limits: &Limits, log: &Arc<Log>) -> Self {
+        Self {
+            limits: StoreLimitsBuilder::new()
+                .memory_size(limits.memory_bytes)
+                .instances(MAX_PARTS)
+                .tables(MAX_PARTS)
+                .memories(MAX_PARTS)
+                .trap_on_grow_failure(true)
+                .build(),
+            log: log.clone(),
+            last_error: None,
+        }
+    }
+
+    fn log(&mut self, level: u8, message: &str) {
+        let message = cut(message, self.log.line_bytes);
+        if level <= 1 {
+            self.last_error = Some(message.to_owned());
+        }
+        self.log.line(level, message);
     }
 }
 
@@ -156,10 +180,10 @@ impl Guest {
         wasmtime: &wasmtime::Engine,
         limits: &Limits,
         pre: &Pre,
-        module: &str,
+        log: &Arc<Log>,
         fuel: Option<u64>,
     ) -> Result<Self, Failed> {
-        let mut store = Store::new(wasmtime, State::new(limits, module));
+        let mut store = Store::new(wasmtime, State::new(limits, log));
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(limits.output_bytes);
         store.set_epoch_deadline(ticks(limits.batch_deadline));
@@ -193,7 +217,8 @@ impl Guest {
         described.map_err(|error| self.failed(error))
     }
 
-    /// An outcome for each event, within `deadline`. `headers` are those that the module has named.
+    /// An outcome for each event, within `deadline`; fewer where the rows pass the bytes of a batch. `headers` are those
+    /// that the module has named.
     pub(crate) fn transform(
         &mut self,
         events: &[&Event<'_>],
@@ -216,9 +241,13 @@ impl Guest {
                     let found = u32::try_from(answer.len()).unwrap_or(u32::MAX);
                     return Err(Malformed::Count { found, expected: events.len() }.into());
                 }
-                let outcome =
-                    |(answer, event): (&_, &&_)| typed::outcome(answer, event, stamper, self.message_bytes);
-                Ok(answer.iter().zip(events).map(outcome).collect())
+                let mut outcomes = Outcomes::within(stamper.batch_bytes, events.len());
+                for (answer, event) in answer.iter().zip(events) {
+                    if !outcomes.take(typed::outcome(answer, event, stamper, self.message_bytes)) {
+                        break;
+                    }
+                }
+                Ok(outcomes.into_vec())
             }
             Plugged::Packed(plugin) => {
                 let batch = packed::encode(events, headers);

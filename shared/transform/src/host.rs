@@ -5,11 +5,14 @@ use crate::{
     Artifact, Batch, Digest, Engine, Event, Outcome, Rejection, Schema, SchemaError, Stage, Stamp,
     Unfinished,
     aot::{self, Metered},
-    guest::{Failed, Guest, Pre, Unfit, cut},
+    guest::{Failed, Guest, Log, Pre, Unfit, cut},
     packed::Malformed,
-    row::{Stamper, same_in_each_row},
+    row::{Outcomes, Stamper, same_in_each_row},
 };
-use std::{sync::OnceLock, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 /// A module that passed its checks.
 pub struct Module {
@@ -63,8 +66,9 @@ impl Module {
         let component =
             aot::fast(engine, artifact).map_err(|e| LoadError::Deserialize { reason: format!("{e:#}") })?;
         let pre = Pre::new(engine.fast(), &component)?;
+        let log = Log::new(engine.limits(), digest.short());
         let described =
-            Guest::new(engine.fast(), engine.limits(), &pre, digest.short(), None).and_then(Guest::describe);
+            Guest::new(engine.fast(), engine.limits(), &pre, &log, None).and_then(Guest::describe);
         let (descriptor, headers) =
             described.map_err(|failed| LoadError::Describe { reason: failed.to_string() })?;
         let schema = Schema::check(descriptor).map_err(LoadError::Schema)?;
@@ -84,9 +88,16 @@ impl Module {
     ///
     /// The same events and stamp give the same outcomes: the module has no clock and no randomness.
     pub fn run(&self, events: &[Event<'_>], stamp: Stamp) -> Batch {
+        self.run_within(self.engine.limits().batch_bytes, events, stamp)
+    }
+
+    /// As [`Module::run`], for a batch that shares its memory with others: of its rows so many bytes go, or those of the first
+    /// event. The rest is unfinished.
+    pub fn run_within(&self, batch_bytes: usize, events: &[Event<'_>], stamp: Stamp) -> Batch {
         let wanted: Vec<&Event<'_>> = events.iter().filter(|event| self.wants(event)).collect();
         let same = same_in_each_row(&self.digest, stamp);
-        let (answers, unfinished) = self.answers(&wanted, self.stamper(stamp, &same));
+        let stamper = Stamper { batch_bytes, ..self.stamper(stamp, &same) };
+        let (answers, unfinished) = self.answers(&wanted, stamper);
         if wanted.len() == events.len() && unfinished.is_none() {
             return Batch { outcomes: answers, unfinished: None };
         }
@@ -113,10 +124,10 @@ impl Module {
     pub fn instructions(&self, events: &[Event<'_>], stamp: Stamp) -> Result<u64, String> {
         let wanted: Vec<&Event<'_>> = events.iter().filter(|event| self.wants(event)).collect();
         let pre = self.suspects().ok_or("its native code does not load here")?;
-        let (limits, name) = (self.engine.limits(), self.schema.name.as_str());
+        let limits = self.engine.limits();
         let failed = |failed: Failed| failed.to_string();
         let mut guest =
-            Guest::new(self.engine.metered(), limits, pre, name, Some(u64::MAX)).map_err(failed)?;
+            Guest::new(self.engine.metered(), limits, pre, &self.log(), Some(u64::MAX)).map_err(failed)?;
         let same = same_in_each_row(&self.digest, stamp);
         let stamper = self.stamper(stamp, &same);
         guest.transform(&wanted, &self.headers, stamper, limits.rerun_budget).map_err(failed)?;
@@ -128,7 +139,7 @@ impl Module {
     /// # Errors
     /// Says why there is none.
     pub fn instantiate(&self) -> Result<(), String> {
-        let guest = Guest::new(self.engine.fast(), self.engine.limits(), &self.pre, &self.schema.name, None);
+        let guest = Guest::new(self.engine.fast(), self.engine.limits(), &self.pre, &self.log(), None);
         guest.map(drop).map_err(|failed| failed.to_string())
     }
 
@@ -142,6 +153,10 @@ impl Module {
         matches!(self.pre, Pre::Typed(_)) || self.headers.iter().any(|wanted| wanted == name)
     }
 
+    fn log(&self) -> Arc<Log> {
+        Log::new(self.engine.limits(), &self.schema.name)
+    }
+
     fn stamper<'a>(&'a self, stamp: Stamp, same: &'a [Vec<u8>; 3]) -> Stamper<'a> {
         let limits = self.engine.limits();
         Stamper {
@@ -150,6 +165,8 @@ impl Module {
             same,
             row_bytes: limits.row_bytes,
             rows_per_record: limits.rows_per_record,
+            record_bytes: limits.record_bytes,
+            batch_bytes: limits.batch_bytes,
         }
     }
 
@@ -158,24 +175,32 @@ impl Module {
         if events.is_empty() {
             return (Vec::new(), None);
         }
-        let limits = self.engine.limits();
-        let guest = Guest::new(self.engine.fast(), limits, &self.pre, &self.schema.name, None);
+        let (limits, log) = (self.engine.limits(), self.log());
+        let guest = Guest::new(self.engine.fast(), limits, &self.pre, &log, None);
         let answered = guest
             .and_then(|mut guest| guest.transform(events, &self.headers, stamper, limits.batch_deadline));
         match answered {
-            Ok(outcomes) => (outcomes, None),
+            Ok(outcomes) => {
+                let full = (outcomes.len() < events.len()).then(|| full(stamper));
+                (outcomes, full)
+            }
             Err(failed @ Failed::Instance(_)) => (Vec::new(), Some(failed.to_string())),
             Err(failed) => {
                 let (digest, records) = (&self.digest, events.len());
                 tracing::warn!(%digest, records, %failed, "batch failed, rerun by record");
-                self.rerun(events, stamper)
+                self.rerun(events, stamper, &log)
             }
         }
     }
 
     /// Each record alone, in an instance of its own that counts instructions. Stops at the first that can't be decided
     /// now: order within a partition would break if those behind it went on.
-    fn rerun(&self, events: &[&Event<'_>], stamper: Stamper<'_>) -> (Vec<Outcome>, Option<String>) {
+    fn rerun(
+        &self,
+        events: &[&Event<'_>],
+        stamper: Stamper<'_>,
+        log: &Arc<Log>,
+    ) -> (Vec<Outcome>, Option<String>) {
         let limits = self.engine.limits();
         let (wasmtime, pre, fuel) = match self.suspects() {
             Some(pre) => (self.engine.metered(), pre, Some(limits.record_fuel)),
@@ -183,22 +208,24 @@ impl Module {
             None => (self.engine.fast(), &self.pre, None),
         };
         let started = Instant::now();
-        let mut outcomes = Vec::with_capacity(events.len());
+        let mut outcomes = Outcomes::within(stamper.batch_bytes, events.len());
         for event in events {
             if started.elapsed() > limits.rerun_budget {
-                return (outcomes, Some("the time for a rerun by record is used up".to_owned()));
+                return (outcomes.into_vec(), Some("the time for a rerun by record is used up".to_owned()));
             }
-            let guest = Guest::new(wasmtime, limits, pre, &self.schema.name, fuel);
+            let guest = Guest::new(wasmtime, limits, pre, log, fuel);
             let answered = guest.and_then(|mut guest| {
                 guest.transform(&[event], &self.headers, stamper, limits.record_deadline)
             });
             let (code, message) = match answered {
-                Ok(mut alone) => {
-                    outcomes.append(&mut alone);
-                    continue;
+                Ok(alone) => {
+                    if alone.into_iter().all(|outcome| outcomes.take(outcome)) {
+                        continue;
+                    }
+                    return (outcomes.into_vec(), Some(full(stamper)));
                 }
                 Err(failed @ (Failed::Deadline | Failed::Instance(_))) => {
-                    return (outcomes, Some(failed.to_string()));
+                    return (outcomes.into_vec(), Some(failed.to_string()));
                 }
                 Err(failed @ Failed::Fuel(_)) => ("out_of_fuel", failed.to_string()),
                 Err(Failed::Trap(reason)) => ("trap", reason),
@@ -208,9 +235,9 @@ impl Module {
                 Err(failed @ Failed::Malformed(_)) => ("malformed_answer", failed.to_string()),
             };
             let message = cut(&message, limits.message_bytes).to_owned();
-            outcomes.push(Outcome::Reject(Rejection { stage: Stage::Trap, code: code.to_owned(), message }));
+            outcomes.take(Outcome::Reject(Rejection { stage: Stage::Trap, code: code.to_owned(), message }));
         }
-        (outcomes, None)
+        (outcomes.into_vec(), None)
     }
 
     fn suspects(&self) -> Option<&Pre> {
@@ -226,4 +253,9 @@ impl Module {
         };
         self.suspects.get_or_init(load).as_ref()
     }
+}
+
+/// Why there are fewer outcomes than events.
+fn full(stamper: Stamper<'_>) -> String {
+    format!("its rows pass {} bytes", stamper.batch_bytes)
 }

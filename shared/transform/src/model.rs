@@ -41,6 +41,13 @@ pub struct Batch {
     pub unfinished: Option<Unfinished>,
 }
 
+impl Batch {
+    /// Nothing of it was decided.
+    pub fn undecided(reason: &str) -> Self {
+        Self { outcomes: Vec::new(), unfinished: Some(Unfinished { from: 0, reason: reason.to_owned() }) }
+    }
+}
+
 /// Why a batch stopped before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unfinished {
@@ -55,6 +62,16 @@ pub enum Outcome {
     Rows(Vec<Row>),
     Skip,
     Reject(Rejection),
+}
+
+impl Outcome {
+    /// Bytes of its rows as JSON.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Rows(rows) => rows.iter().map(|row| row.json.len()).sum(),
+            Self::Skip | Self::Reject(_) => 0,
+        }
+    }
 }
 
 /// A checked row, ready to be sent.

@@ -2,7 +2,12 @@
 //!
 //! What a module answers may be anything: nothing is believed here, and nothing is read twice.
 
-use crate::{Event, Outcome, Rejection, Stage, cells::Cell, guest::cut, row::Stamper};
+use crate::{
+    Event, Outcome, Rejection, Stage,
+    cells::Cell,
+    guest::cut,
+    row::{Outcomes, Stamper},
+};
 
 /// Why an answer can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +69,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// An outcome for each event, rows checked and stamped.
+/// An outcome for each event, rows checked and stamped; fewer where the rows pass the bytes of a batch.
 pub(crate) fn decode(
     answer: &[u8],
     events: &[&Event<'_>],
@@ -76,9 +81,9 @@ pub(crate) fn decode(
     if usize::try_from(found) != Ok(events.len()) {
         return Err(Malformed::Count { found, expected: events.len() });
     }
-    let mut outcomes = Vec::with_capacity(events.len());
+    let mut outcomes = Outcomes::within(stamper.batch_bytes, events.len());
     for event in events {
-        outcomes.push(match reader.u8("an outcome")? {
+        let outcome = match reader.u8("an outcome")? {
             0 => Outcome::Skip,
             1 => rows(&mut reader, event, stamper)?,
             2 => {
@@ -91,10 +96,13 @@ pub(crate) fn decode(
                 })
             }
             found => return Err(Malformed::Unknown { what: "outcome", found }),
-        });
+        };
+        if !outcomes.take(outcome) {
+            return Ok(outcomes.into_vec());
+        }
     }
     match reader.0.len() {
-        0 => Ok(outcomes),
+        0 => Ok(outcomes.into_vec()),
         rest => Err(Malformed::Rest(rest)),
     }
 }

@@ -21,8 +21,38 @@ pub(crate) struct Stamper<'a> {
     pub(crate) same: &'a [Vec<u8>; 3],
     /// Bytes that a row may have as JSON.
     pub(crate) row_bytes: usize,
-    /// Rows that one event may become.
+    /// Rows that one event may become, and their bytes.
     pub(crate) rows_per_record: usize,
+    pub(crate) record_bytes: usize,
+    /// Bytes that the rows of all events may have.
+    pub(crate) batch_bytes: usize,
+}
+
+/// The outcomes of a batch, in the order of its events, as long as their rows have room.
+pub(crate) struct Outcomes {
+    taken: Vec<Outcome>,
+    bytes_left: usize,
+}
+
+impl Outcomes {
+    pub(crate) fn within(bytes: usize, events: usize) -> Self {
+        Self { taken: Vec::with_capacity(events), bytes_left: bytes }
+    }
+
+    /// False where there is no room: it and those behind it are for another batch. The first always has.
+    pub(crate) fn take(&mut self, outcome: Outcome) -> bool {
+        let bytes = outcome.bytes();
+        if bytes > self.bytes_left && !self.taken.is_empty() {
+            return false;
+        }
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        self.taken.push(outcome);
+        true
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<Outcome> {
+        self.taken
+    }
 }
 
 /// Builds the rows of one event: all of them, or the reason why the event is rejected.
@@ -33,6 +63,7 @@ pub(crate) struct EventRows<'a> {
     event: &'a Event<'a>,
     version: u64,
     rows: Vec<Row>,
+    bytes: usize,
     rejection: Option<Rejection>,
 }
 
@@ -58,7 +89,8 @@ pub(crate) fn same_in_each_row(digest: &Digest, stamp: Stamp) -> [Vec<u8>; 3] {
 impl<'a> Stamper<'a> {
     /// Begins the rows of an event, of which the module says how many there are.
     pub(crate) fn event(self, event: &'a Event<'a>, count: usize) -> EventRows<'a> {
-        let mut rows = EventRows { stamper: self, event, version: 0, rows: Vec::new(), rejection: None };
+        let mut rows =
+            EventRows { stamper: self, event, version: 0, rows: Vec::new(), bytes: 0, rejection: None };
         let limit = self.rows_per_record;
         match version(event.aggregate_version, self.stamp.generation) {
             _ if count > limit => {
@@ -111,6 +143,7 @@ impl<'a> EventRows<'a> {
     }
 
     fn reject(&mut self, code: &str, message: String) {
+        self.rows = Vec::new();
         self.rejection = Some(Rejection { stage: Stage::Row, code: code.to_owned(), message });
     }
 }
@@ -142,8 +175,17 @@ impl RowCells<'_, '_> {
         json.extend_from_slice(&stamper.same[if event.is_canary { 2 } else { 1 }]);
         if json.len() > stamper.row_bytes {
             let message = format!("{} bytes, at most {} are possible", json.len(), stamper.row_bytes);
-            rows.reject("row_too_large", message);
-            return;
+            return rows.reject("row_too_large", message);
+        }
+        rows.bytes += json.len();
+        if rows.bytes > stamper.record_bytes {
+            let message = format!(
+                "{} bytes in {} rows, at most {} are possible",
+                rows.bytes,
+                rows.rows.len() + 1,
+                stamper.record_bytes
+            );
+            return rows.reject("rows_too_large", message);
         }
         rows.rows.push(Row { table: table.name.clone(), json });
     }

@@ -2,8 +2,10 @@
 
 mod support;
 
-use outflow_transform::{Batch, Engine, Limits, LoadError, Module, Outcome, Rejection, SchemaError};
-use std::{process::Command, time::Duration};
+use outflow_transform::{
+    Batch, Digest, Engine, Limits, LoadError, Module, Outcome, Rejection, SchemaError, Target, compile,
+};
+use std::{process::Command, sync::Arc, time::Duration};
 use support::{engine, guest, load, patched, patient, stamp, test_guest, told};
 
 fn module() -> Module {
@@ -37,6 +39,16 @@ fn messages(batch: &Batch) -> String {
         _ => None,
     };
     batch.outcomes.iter().filter_map(message).collect()
+}
+
+/// What is logged meanwhile, a line each.
+fn logged(run: impl FnOnce()) -> Vec<String> {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let writer = Arc::new(file.reopen().expect("it opens again"));
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+    tracing::subscriber::with_default(subscriber, run);
+    let lines = std::fs::read_to_string(file.path()).expect("it is text");
+    lines.lines().map(str::to_owned).collect()
 }
 
 fn is_finished(batch: &Batch) -> bool {
@@ -91,7 +103,7 @@ fn of_500_records_only_the_one_that_traps_is_rejected() {
 fn a_trap_is_told_apart_by_its_message() {
     let batch = run(&["panic", "bomb", "overflow the stack"]);
     expect_test::expect![[r#"
-        wasm trap: wasm `unreachable` instruction executed: panicked at test-guest/src/lib.rs:77:20:
+        wasm trap: wasm `unreachable` instruction executed: panicked at test-guest/src/lib.rs:87:20:
         told to panic
         forcing trap when growing memory to 68222976 bytes
         wasm trap: call stack exhausted
@@ -109,6 +121,17 @@ fn an_endless_loop_is_rejected_by_its_instructions_and_its_neighbours_go_on() {
     assert_eq!(words(&batch), ["row", "trap:out_of_fuel", "row"]);
     assert_eq!(messages(&batch), "it takes more than 2000000 instructions\n");
     assert!(is_finished(&batch));
+}
+
+#[test]
+fn the_slowest_of_loops_meets_its_instructions_before_its_deadline() {
+    let batch_deadline = Duration::from_millis(100);
+    let engine = Engine::new(Limits { batch_deadline, ..Limits::default() }).expect("the engine starts");
+    let module = load(&engine, test_guest()).expect("it loads");
+    for order in ["loop", "slow loop"] {
+        let batch = module.run(&["a", order, "b"].map(told), stamp());
+        assert_eq!(words(&batch), ["row", "trap:out_of_fuel", "row"], "{order}: {:?}", batch.unfinished);
+    }
 }
 
 #[test]
@@ -183,7 +206,62 @@ fn a_version_that_would_overflow_rejects_the_event() {
 }
 
 #[test]
-fn a_flood_of_output_or_of_log_lines_ends_at_its_limit() {
+fn a_record_becomes_no_more_bytes_than_its_limit() {
+    let engine = limited(|limits| limits.record_bytes = 200_000);
+    let batch = load(&engine, test_guest()).expect("it loads").run(&["900 rows", "a"].map(told), stamp());
+    assert_eq!(words(&batch), ["row:rows_too_large", "row"]);
+    assert!(messages(&batch).ends_with(" rows, at most 200000 are possible\n"), "{}", messages(&batch));
+    assert_eq!(words(&run(&["900 rows"])), ["row"]);
+}
+
+#[test]
+fn a_batch_whose_rows_have_no_room_is_done_in_several() {
+    // Two rows have room, and of the first record all.
+    let engine = limited(|limits| limits.batch_bytes = 1_000);
+    for (guest, orders) in [
+        (test_guest().to_vec(), ["a", "b", "c", "skip", "900 rows", "d", "reject"]),
+        // Each in an instance of its own, after the trap.
+        (test_guest().to_vec(), ["a", "b", "c", "panic", "900 rows", "d", "skip"]),
+        (guest("typed-guest"), ["a", "b", "c", "skip", "e", "d", "reject"]),
+    ] {
+        let module = load(&engine, &guest).expect("it loads");
+        let roomy = load(&limited(|_| {}), &guest).expect("it loads");
+        let orders = orders.map(told);
+        let mut outcomes = Vec::new();
+        let mut batches = 0;
+        while outcomes.len() < orders.len() {
+            let batch = module.run(&orders[outcomes.len()..], stamp());
+            batches += 1;
+            let rows = batch.outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Rows(_))).count();
+            let bytes: usize = batch.outcomes.iter().map(Outcome::bytes).sum();
+            assert!(bytes <= 1_000 || rows == 1, "{bytes} bytes in the rows of {rows} records");
+            assert!(!batch.outcomes.is_empty(), "each batch gets on: {:?}", batch.unfinished);
+            if let Some(unfinished) = &batch.unfinished {
+                assert_eq!(unfinished.from, batch.outcomes.len());
+            }
+            outcomes.extend(batch.outcomes);
+        }
+        assert!(batches > 2, "{batches}");
+        let whole = roomy.run(&orders, stamp());
+        assert_eq!(words(&whole), words(&Batch { outcomes, unfinished: None }));
+    }
+}
+
+#[test]
+fn a_flood_of_log_lines_ends_at_the_batchs_limit_also_where_its_records_are_tried_alone() {
+    for (orders, dropped) in [(&["flood the log"][..], 9_900), (&["flood the log", "panic"], 19_902)] {
+        let lines = logged(|| drop(run(orders)));
+        let said: Vec<_> = lines.iter().filter(|line| line.contains("transform says")).collect();
+        assert_eq!(said.len(), 100, "{orders:?}");
+        assert!(said.iter().all(|line| line.contains("line ") && line.len() < 1_024 + 200));
+        let too_much: Vec<_> = lines.iter().filter(|line| line.contains("transform logs too much")).collect();
+        assert_eq!(too_much.len(), 1);
+        assert!(too_much[0].contains(&format!("dropped={dropped}")), "{}", too_much[0]);
+    }
+}
+
+#[test]
+fn a_flood_of_output_ends_at_its_limit() {
     let batch = run(&["flood the log", "ten megabytes", "a"]);
     assert_eq!(words(&batch), ["skip", "row:row_too_large", "row"]);
     // It doesn't fit into the module's memory, nor could it be handed over.
@@ -194,9 +272,16 @@ fn a_flood_of_output_or_of_log_lines_ends_at_its_limit() {
     let batch = roomy.run(&["a", "a hundred megabytes", "b"].map(told), stamp());
     assert_eq!(words(&batch), ["row", "trap:trap", "row"]);
     let engine = limited(|limits| limits.output_bytes = 1 << 20);
-    let batch =
-        load(&engine, test_guest()).expect("it loads").run(&["a long log line", "b"].map(told), stamp());
-    assert_eq!(words(&batch), ["trap:trap", "row"]);
+    let long = "x".repeat(2 << 20);
+    for (guest, order) in [
+        (test_guest().to_vec(), "a long log line"),
+        (test_guest().to_vec(), "ten megabytes"),
+        (guest("typed-guest"), &long),
+    ] {
+        let batch = load(&engine, &guest).expect("it loads").run(&[order, "b"].map(told), stamp());
+        assert_eq!(words(&batch), ["trap:trap", "row"]);
+        assert!(messages(&batch).starts_with("too much data is being copied"), "{}", messages(&batch));
+    }
 }
 
 #[test]
@@ -329,6 +414,25 @@ fn a_module_with_an_unknown_type_or_a_bad_name_is_refused() {
     {
         let refused = load(&engine(), &patched(from, to)).expect_err("refused");
         assert!(matches!(refused, LoadError::Schema(_)), "{from} -> {to}: {refused:?}");
+    }
+}
+
+#[test]
+fn native_code_of_another_machine_is_refused() {
+    let other = Target::LAMBDA.into_iter().find(|target| *target != Target::THIS).expect("there are two");
+    let artifact = compile::compile(other, test_guest()).expect("it compiles");
+    let refused = Module::load(&engine(), Digest::of(test_guest()), &artifact).expect_err("refused");
+    assert!(matches!(refused, LoadError::Deserialize { .. }), "{refused:?}");
+}
+
+#[test]
+fn a_module_that_does_not_come_to_say_what_it_is_is_refused() {
+    let engine = limited(|limits| limits.batch_deadline = Duration::from_millis(300));
+    for (how, reason) in [("describe for ever", "its deadline passed"), ("describe by panic", "unreachable")]
+    {
+        let refused = load(&engine, &patched("describe as usual", how)).expect_err("refused");
+        let LoadError::Describe { reason: found } = refused else { panic!("{refused:?}") };
+        assert!(found.contains(reason), "{how}: {found}");
     }
 }
 

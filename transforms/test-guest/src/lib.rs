@@ -13,6 +13,9 @@ static TABLES: &[Table] = &[Table {
     columns: &[("note_id", "UUID"), ("xersion", "String"), ("calls_made", "UInt64")],
 }];
 
+/// As the names above: "describe for ever" and "describe by panic" are patched in.
+static DESCRIBES: &str = "describe as usual";
+
 struct Plugin;
 
 /// Counts the events that this instance has seen: a fresh instance begins at 0.
@@ -20,6 +23,13 @@ static SEEN: AtomicU64 = AtomicU64::new(0);
 
 impl Guest for Plugin {
     fn describe() -> Descriptor {
+        match std::hint::black_box(DESCRIBES) {
+            "describe for ever" => loop {
+                std::hint::spin_loop();
+            },
+            "describe by panic" => panic!("told to panic"),
+            _ => {}
+        }
         descriptor("test-guest", "1.0.0", &["Told"], TABLES)
     }
 
@@ -79,6 +89,13 @@ fn obey(event: &Event<'_>, order: &str, rows: &mut Rows<'_>) -> Result<(), Rejec
         "loop" => loop {
             std::hint::spin_loop();
         },
+        // Each division waits for the one before: there is nothing slower to count.
+        "slow loop" => {
+            let mut divisor = 3_u64;
+            loop {
+                divisor = std::hint::black_box(u64::MAX / divisor) | 1;
+            }
+        }
         "bomb" => {
             let mut hoard: Vec<Vec<u8>> = Vec::new();
             loop {
@@ -99,6 +116,9 @@ fn obey(event: &Event<'_>, order: &str, rows: &mut Rows<'_>) -> Result<(), Rejec
             rows.row(0).text(event.aggregate_id).text("").int(-1);
         }
         "1001 rows" => (0..1_001).for_each(|_| drop(rows.row(0))),
+        "900 rows" => (0..900).for_each(|row| {
+            rows.row(0).text(event.aggregate_id).text("").uint(row);
+        }),
         "flood the log" => {
             for line in 0..10_000 {
                 log(Level::Info, &format!("line {line} {}", "x".repeat(2_000)));
