@@ -3,7 +3,8 @@
 //! A server that takes over may lack the newest transactions of the one before it, and then gives their ids again: below
 //! the position, where nobody would look. So about once a second the relay notes the event at its position, and where
 //! the server is another one, or a note does not fit, it goes back to the newest note that does. What lies behind is
-//! published again, which readers bear; what would have been passed over is not.
+//! published again, which readers bear; what would have been passed over is not. Until a relay has gone back nobody takes
+//! the position for true: a look finds work to do, and nothing is pruned.
 
 use crate::{error::RelayError, lease::Lease, log::Standing};
 use sqlx::MySqlConnection;
@@ -16,7 +17,8 @@ struct Checkpoint {
     position: u64,
     event_id: String,
     found: Option<String>,
-    /// Rows at and below it are delivered and may have been deleted since.
+    /// Rows at and below it are delivered and may have been deleted since. Told where its own is gone.
+    #[sqlx(default)]
     below_first_row: bool,
 }
 
@@ -28,6 +30,18 @@ impl Checkpoint {
         }
     }
 }
+
+/// SQL about a row `p` of `outbox_position`: whether the newest note doesn't fit, as [`Checkpoint::fits`] tells. One read by
+/// each of two primary keys, and of the lowest row where the note's own is gone.
+macro_rules! newest_note_does_not_fit {
+    () => {
+        "COALESCE((
+             SELECT COALESCE(noted.event_id <> c.event_id, c.position > (SELECT id FROM outbox ORDER BY id LIMIT 1))
+             FROM outbox_checkpoints c LEFT JOIN outbox noted ON noted.id = c.position
+             WHERE c.relay_group = p.relay_group AND c.position <= p.position ORDER BY c.position DESC LIMIT 1), FALSE)"
+    };
+}
+pub(crate) use newest_note_does_not_fit;
 
 /// The position to go on from, where it is not the one that is stored.
 pub(crate) async fn last_trusted_position(
@@ -55,18 +69,27 @@ async fn checkpoints(
     position: u64,
     limit: u64,
 ) -> Result<Vec<Checkpoint>, RelayError> {
-    sqlx::query_as(
-        "SELECT c.position, c.event_id, o.event_id AS found,
-             c.position < (SELECT COALESCE(MIN(id), 0) FROM outbox) AS below_first_row
+    let failed = |source| RelayError::Read { position, source };
+    let mut noted: Vec<Checkpoint> = sqlx::query_as(
+        "SELECT c.position, c.event_id, o.event_id AS found
          FROM outbox_checkpoints c LEFT JOIN outbox o ON o.id = c.position
          WHERE c.relay_group = ? AND c.position <= ? ORDER BY c.position DESC LIMIT ?",
     )
     .bind(group)
     .bind(position)
     .bind(limit)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await
-    .map_err(|source| RelayError::Read { position, source })
+    .map_err(failed)?;
+    // Asked only where it matters: while a long snapshot is open MySQL passes all that was pruned since.
+    if noted.iter().any(|noted| noted.found.is_none()) {
+        let first: Option<u64> =
+            sqlx::query_scalar("SELECT MIN(id) FROM outbox").fetch_one(connection).await.map_err(failed)?;
+        for noted in &mut noted {
+            noted.below_first_row = first.is_some_and(|first| noted.position < first);
+        }
+    }
+    Ok(noted)
 }
 
 /// Forgets what was noted behind the position to go back to. Inside the caller's transaction.

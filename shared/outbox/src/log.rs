@@ -3,6 +3,7 @@
 use crate::{
     error::RelayError,
     event::OutboxEvent,
+    failover::newest_note_does_not_fit,
     failures::{self, FailureChanges},
     gaps::{Gap, GapChanges, Gaps, IdStep, StepWatch},
     lease::Lease,
@@ -52,6 +53,8 @@ pub(crate) struct Standing {
     pub(crate) server_uuid: String,
     /// The server the position was last moved on.
     pub(crate) known_server_uuid: Option<String>,
+    /// The newest note of the position tells of another event than this server's log has there.
+    pub(crate) is_doubtful: bool,
     pub(crate) isolation: String,
     pub(crate) read_only: bool,
     pub(crate) id_increment: u64,
@@ -70,12 +73,14 @@ impl Standing {
             && !self.has_gaps
             && !self.has_due
             && self.known_server_uuid.as_ref().is_none_or(|known| *known == self.server_uuid)
+            && !self.is_doubtful
     }
 }
 
-/// One primary-key read for each thing that it tells; none of them grows with the table, and heads are counted up to a
-/// bound. The group, six times.
-pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o.last_id,
+/// A read by a primary key or two for each thing that it tells; none of them grows with the table, and heads are counted up
+/// to a bound. The group, six times.
+pub(crate) const STANDING: &str = concat!(
+    "SELECT UTC_TIMESTAMP(6) AS now, p.position, o.last_id,
      (SELECT TIMESTAMPDIFF(MICROSECOND, created_at, CURRENT_TIMESTAMP(6)) FROM outbox
       WHERE id > (SELECT COALESCE(MAX(position), 0) FROM outbox_position WHERE relay_group = ?)
       ORDER BY id LIMIT 1) AS oldest_age_us,
@@ -88,12 +93,15 @@ pub(crate) const STANDING: &str = "SELECT UTC_TIMESTAMP(6) AS now, p.position, o
      EXISTS (SELECT 1 FROM outbox_failures WHERE relay_group = ?) AS has_parked,
      (SELECT COUNT(*) FROM (SELECT 1 FROM outbox_failures WHERE relay_group = ? AND state IN ('retry', 'dead')
                             LIMIT 10000) heads) AS parked,
-     @@server_uuid AS server_uuid, p.server_uuid AS known_server_uuid,
+     @@server_uuid AS server_uuid, p.server_uuid AS known_server_uuid, ",
+    newest_note_does_not_fit!(),
+    " AS is_doubtful,
      @@transaction_isolation AS isolation,
      @@global.read_only OR @@global.super_read_only AS read_only,
      @@global.auto_increment_increment AS id_increment, @@global.auto_increment_offset AS id_offset
  FROM (SELECT MAX(id) AS last_id FROM outbox) o
- LEFT JOIN outbox_position p ON p.relay_group = ?";
+ LEFT JOIN outbox_position p ON p.relay_group = ?"
+);
 
 pub(crate) async fn standing(connection: &mut MySqlConnection, group: &str) -> Result<Standing, sqlx::Error> {
     let asked_at = Instant::now();
@@ -119,6 +127,7 @@ pub(crate) async fn standing(connection: &mut MySqlConnection, group: &str) -> R
         parked: row.try_get::<i64, _>("parked")?.unsigned_abs(),
         server_uuid: row.try_get("server_uuid")?,
         known_server_uuid: row.try_get("known_server_uuid")?,
+        is_doubtful: flag("is_doubtful")?,
         isolation: row.try_get("isolation")?,
         read_only: flag("read_only")?,
         id_increment: row.try_get_unchecked("id_increment")?,

@@ -25,6 +25,7 @@ pub use failures::{
     Cause, DEFAULT_LISTED, EventRef, Failure, FailureState, Failures, Filter, MAX_LISTED, Page,
 };
 pub use pause::{Pause, PauseChange};
+pub(crate) use prune::floor;
 pub use prune::{PRUNE_ROWS, Prunable, PruneStep, Pruned, prune_step};
 pub use retry::{Retried, RetriedEvent};
 pub use show::{Event, Fate, Neighbour, Parked, Shown, Standing};

@@ -34,8 +34,8 @@ pub struct PruneStep {
 /// Deletes the lowest delivered rows that are older than `keep`, at most `rows` of them.
 ///
 /// Judged by the lowest ids first: behind the first row that is too young none is looked at, though its clock may have
-/// been ahead. Where the group has no position, where one group's position comes from another server, and where somebody
-/// else holds one of the rows, nothing is deleted. The row at a position stays.
+/// been ahead. Where the group has no position, where one group's position comes from another server or from a log that
+/// this server has lost, and where somebody else holds one of the rows, nothing is deleted. The row at a position stays.
 ///
 /// # Errors
 /// Where MySQL fails; then nothing has changed. The connection must not be in a transaction.
@@ -92,12 +92,27 @@ struct Bounds {
     below: u64,
 }
 
-/// Where each group lets pruning begin to hurt it: its position, or its oldest gap. Another server may have lost what it
-/// is said to have delivered, until a relay has looked.
-const FLOORS: &str = "SELECT p.relay_group, CAST(IF(p.server_uuid <> @@server_uuid, 0, LEAST(p.position, COALESCE(
-         (SELECT g.first_id FROM outbox_gaps g WHERE g.relay_group = p.relay_group ORDER BY g.first_id LIMIT 1),
-         p.position))) AS UNSIGNED) AS floor
-     FROM outbox_position p ORDER BY floor, p.relay_group";
+/// SQL about a row `p` of `outbox_position`: from which id on pruning would hurt the group. That is its position, or its
+/// oldest gap; and the first id of all where the log may have lost what it is said to have delivered, until a relay has
+/// looked: on another server, and where the newest note doesn't fit.
+macro_rules! floor {
+    () => {
+        concat!(
+            "IF(p.server_uuid <> @@server_uuid OR ",
+            $crate::failover::newest_note_does_not_fit!(),
+            ", 0, LEAST(p.position, COALESCE(
+             (SELECT g.first_id FROM outbox_gaps g WHERE g.relay_group = p.relay_group ORDER BY g.first_id LIMIT 1),
+             p.position)))"
+        )
+    };
+}
+pub(crate) use floor;
+
+const FLOORS: &str = concat!(
+    "SELECT p.relay_group, CAST(",
+    floor!(),
+    " AS UNSIGNED) AS floor FROM outbox_position p ORDER BY floor, p.relay_group"
+);
 
 /// None where nothing may go. No part of it grows with a table but with the number of groups.
 async fn bounds(connection: &mut MySqlConnection, group: &str) -> Result<Option<Bounds>, sqlx::Error> {

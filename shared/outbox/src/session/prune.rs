@@ -30,12 +30,11 @@ const LONGEST_KEPT: Duration = Duration::from_secs(1_000 * 366 * 24 * 3_600);
 
 /// Whether the lowest row that is still there may go, in one query that reads no more than a row of each table and group.
 /// The same bounds as those of a step, which has the last word. Microseconds to keep, then the group.
-const PRUNABLE: &str = "SELECT COALESCE((
-     SELECT lowest.id < (
-             SELECT MIN(IF(p.server_uuid <> @@server_uuid, 0, LEAST(p.position, COALESCE(
-                 (SELECT g.first_id FROM outbox_gaps g WHERE g.relay_group = p.relay_group ORDER BY g.first_id LIMIT 1),
-                 p.position))))
-             FROM outbox_position p)
+const PRUNABLE: &str = concat!(
+    "SELECT COALESCE((
+     SELECT lowest.id < (SELECT MIN(",
+    operator::floor!(),
+    ") FROM outbox_position p)
          AND lowest.created_at <= CURRENT_TIMESTAMP(6) - INTERVAL ? MICROSECOND
      FROM (
          SELECT id, created_at FROM outbox
@@ -44,7 +43,8 @@ const PRUNABLE: &str = "SELECT COALESCE((
              FROM outbox_checkpoints c LEFT JOIN outbox o ON o.id = c.position
              WHERE c.relay_group = ? ORDER BY c.position LIMIT 1), 0)
          ORDER BY id LIMIT 1
-     ) lowest), 0) AS prunable";
+     ) lowest), 0) AS prunable"
+);
 
 /// When to prune next, and how much: for a relay's whole life, which is longer than a session's.
 #[derive(Debug)]
