@@ -1,6 +1,8 @@
 //! The judge: what MySQL has committed against what a reader of Kafka finds.
 
 use crate::field::Field;
+use outflow_outbox::{ORDER_VIOLATED, write_without_lock};
+use outflow_tests::event;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -91,7 +93,7 @@ impl Field {
         );
         for entry in std::fs::read_dir(self.logs.path()).unwrap() {
             let log = std::fs::read_to_string(entry.unwrap().path()).unwrap();
-            assert!(!log.contains("versions do not rise"), "a relay saw the order broken: {log}");
+            assert!(!log.contains(ORDER_VIOLATED), "a relay saw the order broken: {log}");
             assert!(!log.contains("panicked"), "a relay panicked: {log}");
         }
         let verdict = Verdict {
@@ -149,4 +151,17 @@ fn read_topic(brokers: &str, topic: &str) -> Vec<Read> {
         });
     }
     records
+}
+
+/// What the judge looks for in the logs is what a relay says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_sees_the_order_broken_says_so_in_the_judges_words() {
+    let field = Field::shared().await;
+    let relay = field.relay();
+    for version in [2, 1] {
+        let mut connection = field.pool.acquire().await.unwrap();
+        write_without_lock(&mut connection, &[event(field.aggregate_type, "a", version)]).await.unwrap();
+    }
+    field.until("the relay says so", async || relay.log().contains(ORDER_VIOLATED)).await;
+    relay.stop().await;
 }

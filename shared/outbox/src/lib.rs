@@ -34,6 +34,7 @@ pub use error::{RelayError, WriteError};
 pub use event::{NewEvent, OutboxEvent, PlacedEvent};
 pub use publisher::{FailureKind, PublishError, Publisher};
 pub use relay::Relay;
+pub use session::ORDER_VIOLATED;
 pub use settings::{RelaySettings, Report, RetrySettings};
 pub use trace::{InvalidTraceParent, TraceParent};
 pub use writer::{AggregateTable, EventWriter, Locked, MAX_EVENT_BYTES, write_without_lock};

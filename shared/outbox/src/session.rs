@@ -25,6 +25,7 @@ use crate::{
 use delivery::{Delivery, FIRST_HOLD};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lane::LanePass;
+pub use order::ORDER_VIOLATED;
 pub(crate) use order::Order;
 use pace::Pace;
 pub(crate) use prune::Pruning;
@@ -313,10 +314,7 @@ impl<'a, P: Publisher> Session<'a, P> {
     fn tell_violations(&self, violations: u64) {
         if violations > 0 {
             self.means.metrics.count(&self.means.metrics.order_violations, violations);
-            tracing::error!(
-                violations,
-                "versions appeared behind higher ones: who writes without locking the row first?"
-            );
+            tracing::error!(violations, "{ORDER_VIOLATED}");
         }
     }
 

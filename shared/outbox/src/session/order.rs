@@ -23,6 +23,10 @@ pub(crate) struct Order {
     repeats_to: u64,
 }
 
+/// What the log says where there are violations, for who reads it instead of the metric.
+pub const ORDER_VIOLATED: &str =
+    "versions appeared behind higher ones: who writes without locking the row first?";
+
 /// Each aggregate costs 32 bytes or so: 4 MiB in all.
 const GENERATION: usize = 50_000;
 
