@@ -139,8 +139,8 @@ impl Flow {
         {
             return None;
         }
-        // With many gaps a page is large enough that each row pays for at most one look into a gap; not where it may be
-        // parked as a whole.
+        // With many gaps a page is as large, so that a row pays for one look into a gap: up to so many rows, so many
+        // comparisons and so many bytes, and not where the page may be parked as a whole.
         let most = if self.parked.len() < PARKED_A_MOVE { 10_000 } else { PARKED_A_MOVE };
         let rows = settings.batch_rows.max(self.open.len().min(most));
         let rows = rows.min(MOST_COMPARISONS / self.open.len().clamp(1, log::MOST_ASKED));

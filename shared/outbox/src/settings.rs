@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct RelaySettings {
     /// Whose position it is, at most 64 ASCII characters; `outbox_status` shows that of "default".
     pub group: String,
-    /// Rows read at once: 1 to 10,000. With more gaps open than that, as many as there are gaps.
+    /// Rows read at once: 1 to 10,000. With more gaps open than that, as many as there are gaps, within `batch_bytes`.
     pub batch_rows: usize,
     /// Bytes after which a batch ends, whatever its rows: at least one row is read.
     pub batch_bytes: usize,

@@ -285,6 +285,31 @@ fn a_page_is_smaller_where_rows_are_large_and_none_is_read_while_memory_is_full(
 }
 
 #[test]
+fn a_row_pays_for_one_look_into_a_gap_until_bytes_comparisons_or_parked_aggregates_bound_the_page() {
+    // Rows of the next page, and looks into gaps for each of them.
+    let looks = |gaps: u64, row_bytes: usize, parked: usize| {
+        let gap = |n: u64| Gap { first: n * 4 + 1, last: n * 4 + 3, first_seen_at: NOW };
+        let step = StepWatch::new(IdStep::default(), (0, 0));
+        let mut flow = Flow::new(gaps * 4, (0..gaps).map(gap).collect(), step);
+        flow.row_bytes = row_bytes;
+        flow.park_all((0..parked).map(|n| ("Order".to_owned(), n.to_string())).collect());
+        let (rows, _) = flow.next_page(&RelaySettings::default()).expect("memory is empty");
+        (rows, gaps.div_ceil(rows as u64))
+    };
+    // 420 bytes of JSON with a key and a trace.
+    const ROW: usize = 780;
+
+    assert_eq!(looks(500, ROW, 0), (1_000, 1));
+    assert_eq!(looks(5_000, ROW, 0), (5_000, 1));
+    assert_eq!(looks(10_000, 300, 0), (10_000, 1));
+    assert_eq!(looks(16_000, ROW, 0), (5_378, 3), "4 MiB are full");
+    assert_eq!(looks(16_000, 300, 0), (6_250, 3), "each row is held against each gap");
+    assert_eq!(looks(16_000, 10_000, 0), (420, 39), "large rows");
+    assert_eq!(looks(16_000, ROW, PARKED_A_MOVE), (1_000, 16), "the page may be parked as a whole");
+    assert_eq!(looks(log::MOST_ASKED as u64, ROW, 0), (1_000, 100), "gaps that rows have split");
+}
+
+#[test]
 fn a_row_within_a_gap_leaves_two_whatever_the_bound_and_the_position_stops_there() {
     const BOUND: u64 = log::MOST_RANGES as u64;
     let gap = |n: u64| Gap { first: n * 4 + 1, last: n * 4 + 3, first_seen_at: NOW };
