@@ -68,7 +68,9 @@ fn many_quick_orders_are_all_delivered_by_few_nudges_and_few_relays() {
             let relays = relays(shop).await? - before;
             let nudges = postman.received();
             println!("{MANY} orders in {took:?}: {nudges} nudges, {relays} relays");
-            ensure!(nudges * 3 <= MANY, "{nudges} nudges for {MANY} orders");
+            // One in twenty; where the machine is slow, one for each drain and one for each second without any.
+            let most = (MANY / 20).max(3 + 2 * usize::try_from(took.as_secs())?);
+            ensure!(nudges <= most, "{nudges} nudges for {MANY} orders in {took:?}");
             // A relay that was about to end when an order came takes its lease once more, without a nudge.
             ensure!(usize::try_from(relays)? <= 2 * nudges, "{relays} relays for {nudges} nudges");
             Ok(())

@@ -12,6 +12,7 @@ mod grafana;
 mod layering;
 mod lease;
 mod metrics;
+mod nudge;
 mod operator;
 mod outbox;
 mod parking;
