@@ -43,6 +43,9 @@ const COMPILERS: [&str; 4] =
 /// What tests alone need, and a TLS library that would come beside ring.
 const FOR_TESTS: [&str; 5] = ["s3s", "s3s-fs", "proptest", "tempfile", "aws-lc-sys"];
 
+/// The feature of `outflow-outbox` that only tests turn on.
+const WITHOUT_LOCK: &str = "write-without-lock";
+
 /// Plays AWS on a laptop: it alone beside the functions has to know what AWS's events look like.
 const PLAYS_AWS: &str = "outflow-event-sources";
 
@@ -207,6 +210,20 @@ fn no_function_carries_what_tests_need() {
             tree(build).into_iter().filter(|name| FOR_TESTS.contains(&name.as_str())).collect();
         assert_eq!(carried, [""; 0], "cargo tree {build:?}");
     }
+}
+
+#[test]
+fn nothing_but_a_test_can_write_an_event_without_its_aggregates_lock() {
+    let can = |build: &[&str]| {
+        let tree = ["tree", "--edges=normal", "--prefix=none", "--format={p} {f}"];
+        let crates = cargo(&[&tree[..], build].concat());
+        let outbox = crates.lines().find(|line| line.starts_with("outflow-outbox "));
+        outbox.expect("it carries the outbox").contains(WITHOUT_LOCK)
+    };
+    for build in [&[][..], &["-p", "outflow-cli"], &["-p", "outflow-broker", "--all-features"]] {
+        assert!(!can(build), "cargo tree {build:?}");
+    }
+    assert!(can(&["-p", "outflow-tests"]));
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl NewEvent {
     }
 }
 
-/// An event with a place that somebody claims, for [`write_without_lock`](crate::write_without_lock).
+/// An event with a place that somebody claims, for `write_without_lock`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlacedEvent {
     /// "Order": the topic is `order.events`, so at most 64 of `A-Z a-z 0-9 . _ -`.

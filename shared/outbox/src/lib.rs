@@ -37,4 +37,6 @@ pub use relay::Relay;
 pub use session::ORDER_VIOLATED;
 pub use settings::{RelaySettings, Report, RetrySettings};
 pub use trace::{InvalidTraceParent, TraceParent};
-pub use writer::{AggregateTable, EventWriter, Locked, MAX_EVENT_BYTES, write_without_lock};
+#[cfg(feature = "write-without-lock")]
+pub use writer::write_without_lock;
+pub use writer::{AggregateTable, EventWriter, Locked, MAX_EVENT_BYTES};

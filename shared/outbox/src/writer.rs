@@ -279,11 +279,12 @@ fn aggregate_id(id: impl fmt::Display) -> Result<String, WriteError> {
 }
 
 /// Writes events in one statement whose place is the caller's word alone: for tests that need a certain place, and for
-/// tools that bring a log over from elsewhere. A service uses an [`EventWriter`]: here nothing holds that an aggregate's
+/// tools that bring a log over from elsewhere, with the feature `write-without-lock`. A service uses an [`EventWriter`]: here nothing holds that an aggregate's
 /// row was locked before, and with two writers of an aggregate its order is lost.
 ///
 /// # Errors
 /// As [`EventWriter::add`] and [`EventWriter::finish`]; then nothing is written.
+#[cfg(feature = "write-without-lock")]
 pub async fn write_without_lock(
     connection: &mut MySqlConnection,
     events: &[PlacedEvent],
