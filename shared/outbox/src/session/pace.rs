@@ -8,7 +8,8 @@ use std::time::Duration;
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_millis(50);
 /// Where events come faster than this many a millisecond, reads are rarer and bring more each: the broker's and the
-/// database's work for a batch is what writers would pay for. Measured with 16 writers at 9,300 rows/s (docs/benchmarks.md).
+/// database's work for a batch is what writers would pay for. Chosen with 16 writers that came to 9,300 rows/s on an earlier
+/// setup of MySQL; what they come to as it is set up now is `relay.writers` (docs/benchmarks.md).
 const EVENTS_A_MILLISECOND: u32 = 4;
 const BUSY: Duration = Duration::from_millis(50);
 /// Reads that find nothing before the pauses grow: chance alone leaves a few empty under load.
