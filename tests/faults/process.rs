@@ -80,6 +80,12 @@ impl RelayProcess {
         assert!(ended.is_ok(), "the relay did not end within {END:?}: {}", self.log());
     }
 
+    /// SIGTERM where nothing is amiss: it has to end well.
+    pub(crate) async fn stop_well(self) {
+        assert!(self.id.signal(Signal::SIGTERM).unwrap(), "the relay ended by itself: {}", self.log());
+        self.end().await;
+    }
+
     /// Waits until it ends by itself, and wants that it ends well.
     pub(crate) async fn end(mut self) {
         let ended = tokio::time::timeout(END, self.child.wait()).await;
