@@ -80,8 +80,15 @@ impl RelayProcess {
         assert!(ended.is_ok(), "the relay did not end within {END:?}: {}", self.log());
     }
 
-    /// SIGTERM where nothing is amiss: it has to end well.
+    /// SIGTERM where nothing is amiss, once it has begun to listen for that: it has to end well.
     pub(crate) async fn stop_well(self) {
+        let listening = async {
+            while !self.listens() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let listens = tokio::time::timeout(END, listening).await;
+        assert!(listens.is_ok(), "the relay has not begun within {END:?}: {}", self.log());
         assert!(self.id.signal(Signal::SIGTERM).unwrap(), "the relay ended by itself: {}", self.log());
         self.end().await;
     }
@@ -106,6 +113,14 @@ impl RelayProcess {
     /// SIGCONT.
     pub(crate) fn thaw(&self) {
         assert!(self.id.signal(Signal::SIGCONT).unwrap(), "the relay ended by itself: {}", self.log());
+    }
+
+    /// Before that, SIGTERM ends a process where it stands.
+    fn listens(&self) -> bool {
+        let id = self.child.id().expect("nobody has waited for it");
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() >> (Signal::SIGTERM as i32 - 1) & 1 == 1
     }
 
     /// What it has said on stderr.
