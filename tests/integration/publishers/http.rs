@@ -11,8 +11,9 @@ use axum::{
     routing::post,
 };
 use outflow_broker::{ContentMode, HttpPublisher, HttpSettings};
-use outflow_outbox::{FailureKind, Publisher};
-use serde_json::Value;
+use outflow_outbox::{FailureKind, Publisher, write_without_lock};
+use outflow_tests::{TestShop, in_a_minute};
+use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
@@ -286,4 +287,65 @@ async fn the_authorization_and_the_content_type_go_with_every_request() {
     assert_eq!(*receiver.seen.authorizations.lock().unwrap(), ["Bearer 123"]);
     assert_eq!(*receiver.seen.content_types.lock().unwrap(), ["application/cloudevents+json; charset=utf-8"]);
     assert_eq!(receiver.arrived().await[0].source, "shop/outbox");
+}
+
+/// What a receiver refuses stops its aggregate and no other; each aggregate's versions come in order, before and after.
+async fn a_relay_keeps_the_order_and_parks_the_refused_aggregate_alone<const BATCHED: bool>() {
+    const AGGREGATES: u32 = 12;
+    const BAD: (u32, u32) = (3, 2);
+    let shop = TestShop::start().await;
+    let receiver = Receiver::<BATCHED>::start(None).await;
+    receiver.answer(Answer::RefuseBad);
+    let mut writer = shop.connect().await;
+    for version in 1..=3 {
+        let place = |aggregate: u32| {
+            let mut placed = outflow_tests::event("Thing", &format!("a-{aggregate}"), version);
+            if (aggregate, version) == BAD {
+                placed.event.payload = json!({"bad": true});
+            }
+            placed
+        };
+        let events: Vec<_> = (0..AGGREGATES).map(place).collect();
+        write_without_lock(&mut writer, &events).await.unwrap();
+    }
+    let relay = shop.relay(receiver.publisher(TIMEOUT), 100, TIMEOUT);
+    let versions_of = async |aggregate: u32| -> Vec<String> {
+        let (arrived, aggregate) = (receiver.arrived().await, format!("a-{aggregate}"));
+        let own = arrived.into_iter().filter(|event| event.aggregate_id == aggregate);
+        own.map(|event| event.aggregate_version).collect()
+    };
+    let parked = async || -> Vec<(String, u32, String)> {
+        let sql = "SELECT aggregate_id, aggregate_version, state FROM outbox_failures ORDER BY id";
+        sqlx::query_as(sql).fetch_all(shop.store.pool()).await.unwrap()
+    };
+
+    let report = relay.drain(in_a_minute()).await.unwrap();
+
+    assert_eq!((report.published, report.dead_lettered, report.parked), (34, 1, 1));
+    let row = |version: u32, state: &str| ("a-3".to_owned(), version, state.to_owned());
+    assert_eq!(parked().await, [row(2, "dead"), row(3, "waiting")]);
+    for aggregate in 0..AGGREGATES {
+        let expected: &[&str] = if aggregate == BAD.0 { &["1"] } else { &["1", "2", "3"] };
+        assert_eq!(versions_of(aggregate).await, expected, "a-{aggregate}");
+    }
+    // The receiver was mended, and an operator says: again.
+    receiver.answer(Answer::Take);
+    shop.run(
+        "UPDATE outbox_failures SET state = 'retry', next_attempt_at = UTC_TIMESTAMP(6) WHERE state = 'dead'",
+    )
+    .await;
+    let again = relay.drain(in_a_minute()).await.unwrap();
+    assert_eq!((again.published, again.parked), (2, 0));
+    assert_eq!(versions_of(BAD.0).await, ["1", "2", "3"]);
+    assert_eq!(parked().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_a_relay_events_one_by_one_keep_their_order() {
+    a_relay_keeps_the_order_and_parks_the_refused_aggregate_alone::<false>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_a_relay_events_in_batches_keep_their_order() {
+    a_relay_keeps_the_order_and_parks_the_refused_aggregate_alone::<true>().await;
 }
