@@ -4,17 +4,14 @@
 //! steps in their order, so nothing that is undecided is ever passed.
 
 use crate::{
-    dispatch::{Dispatch, Key, Keyring, Task},
+    dispatch::{ByKey, Dispatch, Key, Keyring, Task},
     event::OutboxEvent,
     failures::{Attempt, FailureChanges, Place},
     gaps::{Gap, Gaps, IdStep, StepWatch, StoredGaps},
     log::{self, Fetched, Page, Progress},
     settings::RelaySettings,
 };
-use std::{
-    collections::{HashMap, VecDeque},
-    mem,
-};
+use std::{collections::VecDeque, mem};
 use time::PrimitiveDateTime;
 
 /// Steps that may be open: their events are bounded in bytes, this bounds what is kept beside those.
@@ -60,7 +57,7 @@ pub(crate) struct Flow {
     keyring: Keyring,
     pub(crate) dispatch: Dispatch,
     /// Parked aggregates, and how many of their rows are not written yet.
-    parked: HashMap<Key, usize>,
+    parked: ByKey<usize>,
     /// Read up to here.
     cursor: u64,
     /// Gaps as of what has been read.
@@ -89,7 +86,7 @@ impl Flow {
         Self {
             keyring: Keyring::default(),
             dispatch: Dispatch::default(),
-            parked: HashMap::new(),
+            parked: ByKey::default(),
             cursor: position,
             open: confirmed.gaps().clone(),
             step,

@@ -9,9 +9,10 @@ use crate::{
     lease::Lease,
 };
 use futures_util::TryStreamExt;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use sqlx::{AssertSqlSafe, Connection, MySql, MySqlConnection, QueryBuilder, Row, mysql::MySqlRow};
 use std::{
-    fmt::Write,
+    fmt::{self, Write},
     time::{Duration, Instant},
 };
 use time::PrimitiveDateTime;
@@ -288,9 +289,32 @@ pub(crate) fn parse_headers(json: &str) -> Result<Vec<(String, String)>, serde_j
     if json == "{}" {
         return Ok(Vec::new());
     }
-    // Keeps what is there; MySQL's JSON knows no key twice.
-    let headers: std::collections::BTreeMap<String, String> = serde_json::from_str(json)?;
-    Ok(headers.into_iter().collect())
+    serde_json::from_str(json).map(|Pairs(pairs)| pairs)
+}
+
+/// An object of texts as it stands there. MySQL's JSON knows no key twice.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OfTexts;
+        impl<'de> Visitor<'de> for OfTexts {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = object.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(OfTexts)
+    }
 }
 
 pub(crate) async fn load_gaps(connection: &mut MySqlConnection, group: &str) -> Result<Vec<Gap>, RelayError> {

@@ -5,15 +5,17 @@
 //! so is everything behind a position that went back. So what is remembered lives as long as the relay's process, and
 //! forgets what a set-back makes untrue. What another process has published isn't known here.
 
-use crate::{dispatch::Key, event::OutboxEvent};
-use std::collections::HashMap;
+use crate::{
+    dispatch::{ByKey, Key},
+    event::OutboxEvent,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Order {
     /// The newest version confirmed of the aggregates seen lately, and its row's id: between one and two times
     /// [`GENERATION`] of them.
-    young: HashMap<Key, (u64, u32)>,
-    old: HashMap<Key, (u64, u32)>,
+    young: ByKey<(u64, u32)>,
+    old: ByKey<(u64, u32)>,
     server_uuid: String,
     /// Where the group's position was when this process last saw it.
     position: u64,

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use tokio::process::Command;
 use xtask::progress::Terminal;
 
+/// As template.yaml sets it for the function.
+const ALLOCATOR: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.mxfast=0:glibc.malloc.tcache_count=127");
+
 /// The program, built.
 #[derive(Clone, Debug)]
 pub(super) struct Relay {
@@ -47,6 +50,7 @@ impl Relay {
         command
             .env("OUTFLOW_DATABASE_URL", &database.url)
             .env("OUTFLOW_KAFKA_BROKERS", &site.brokers)
+            .env(ALLOCATOR.0, ALLOCATOR.1)
             .kill_on_drop(true);
         command
     }
