@@ -6,7 +6,7 @@
 
 use crate::{
     ActiveTransform, Digest, Engine, Generation, LoadError, Module, Pointer, Registry, RegistryError,
-    RejectLimit, Slot, Target, watch::Counts,
+    RejectLimit, Signed, Slot, Target, watch::Counts,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -126,6 +126,27 @@ impl Active {
             }
         }
         self.current()
+    }
+
+    /// Rolls back a module that was judged, as [`Registry::roll_back_by_itself`] does. Its verdict is not told again once
+    /// it is rolled back, or nothing is left to roll back: another one is active there, none is, or none was before.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn roll_back(&self, judged: &Loaded, signed: Signed) -> Result<Pointer, RegistryError> {
+        let pointed = self.registry.roll_back_by_itself(&judged.slot, judged.generation, signed).await;
+        match &pointed {
+            Ok(_) => {
+                judged.settle();
+            }
+            Err(
+                RegistryError::Superseded { .. }
+                | RegistryError::NotActive { .. }
+                | RegistryError::NothingToRollBackTo { .. },
+            ) => judged.settle(),
+            Err(_) => {}
+        }
+        pointed
     }
 
     /// Reads the pointers that have come since.

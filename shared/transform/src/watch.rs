@@ -2,7 +2,10 @@
 
 use crate::{Batch, Loaded, Outcome, RejectLimit, Stage, Stats};
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -15,8 +18,10 @@ pub struct Counts {
     rejected: AtomicU64,
     trapped: AtomicU64,
     run_us: AtomicU64,
-    /// The judgement was told once.
-    judged: AtomicBool,
+    /// Stands, whatever the module does after it.
+    verdict: OnceLock<String>,
+    /// Nothing is left to be done about the verdict.
+    settled: AtomicBool,
 }
 
 impl Counts {
@@ -61,10 +66,22 @@ impl Loaded {
         self.counts.add(outcomes.map(|(outcome, _)| outcome), took);
     }
 
-    /// Why the module has to be rolled back, the first time that it is asked for after its limit was passed.
-    pub fn verdict(&self) -> Option<String> {
+    /// Why the module has to be rolled back: told from the moment that its limit is passed until
+    /// [`Active::roll_back`](crate::Active::roll_back) has settled it.
+    pub fn verdict(&self) -> Option<&str> {
+        if self.counts.settled.load(Relaxed) {
+            return None;
+        }
+        if let Some(told) = self.counts.verdict.get() {
+            return Some(told);
+        }
         let verdict = verdict(&self.counts.stats(), self.limit?)?;
-        (!self.counts.judged.swap(true, Relaxed)).then_some(verdict)
+        Some(self.counts.verdict.get_or_init(|| verdict))
+    }
+
+    /// The verdict is done with, and not told again.
+    pub(crate) fn settle(&self) {
+        self.counts.settled.store(true, Relaxed);
     }
 }
 

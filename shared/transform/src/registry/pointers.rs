@@ -11,6 +11,8 @@ use time::OffsetDateTime;
 
 /// Digits of a pointer's file name: the largest generation has 8.
 const POINTER_DIGITS: usize = 8;
+/// Times that a function tries to go back. Each that is lost means that somebody's change of another slot has won.
+const TRIES: usize = 5;
 
 /// Who wants a change, when and why.
 #[derive(Clone, Debug)]
@@ -99,11 +101,26 @@ impl Registry {
     }
 
     /// As [`Registry::roll_back`], by a function that has judged one generation: does nothing where another one is
-    /// active by now.
+    /// active by now. Where another slot is changed at the same moment it tries again at once, five times in all.
     ///
     /// # Errors
     /// As there, and [`RegistryError::Superseded`].
     pub async fn roll_back_by_itself(
+        &self,
+        slot: &Slot,
+        judged: Generation,
+        signed: Signed,
+    ) -> Result<Pointer, RegistryError> {
+        for _ in 1..TRIES {
+            match self.go_back_from(slot, judged, signed.clone()).await {
+                Err(RegistryError::Conflict { .. }) => {}
+                done => return done,
+            }
+        }
+        self.go_back_from(slot, judged, signed).await
+    }
+
+    async fn go_back_from(
         &self,
         slot: &Slot,
         judged: Generation,

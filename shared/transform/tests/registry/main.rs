@@ -9,8 +9,8 @@ mod store;
 mod support;
 
 use outflow_transform::{
-    ActiveError, ChangeKind, Digest, Generation, Pointer, Registry, RegistryError, RejectLimit, Signed,
-    SigningKey, Slot, Stats, Target,
+    ActiveError, ChangeKind, Digest, Generation, Loaded, Pointer, Registry, RegistryError, RejectLimit,
+    Signed, SigningKey, Slot, Stats, Target,
 };
 use shelf::{Shelf, key, now_active, signed, slots};
 use std::{
@@ -52,6 +52,9 @@ on_each_store! {
     an_unreadable_registry_leaves_the_module_in_memory,
     of_activations_at_one_moment_each_wins_a_generation_of_its_own_or_is_told,
     a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is_active,
+    a_verdict_is_told_again_until_the_roll_back_is_done,
+    a_verdict_is_settled_where_nothing_is_left_to_roll_back,
+    a_module_is_rolled_back_while_other_slots_change,
     what_each_process_did_adds_up,
     what_was_not_published_for_every_machine_can_not_be_activated,
     publishing_again_changes_nothing_and_mends_what_is_damaged,
@@ -299,24 +302,102 @@ async fn a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is
     shelf.registry.activate(&second, Some(limit), signed()).await.expect("it is activated");
     let (active, now) = (shelf.active(), Instant::now());
     let loaded = active.refresh(now).await.expect("one is active").remove(0);
-    let events = ["a", "reject", "a", "panic"].map(told);
-    let batch = loaded.module.run(&events, stamp());
 
     assert_eq!(loaded.verdict(), None, "nothing was counted yet");
-    loaded.count(&batch, events.iter().map(|_| true), Duration::from_micros(7));
-    let verdict = loaded.verdict().expect("half of it was rejected");
+    run(&loaded, &["a", "reject", "a", "panic"]);
+    let verdict = loaded.verdict().expect("half of it was rejected").to_owned();
     assert_eq!(verdict, "it rejected 2 of its first 4 records (1 by trapping), more than 10 %");
-    assert_eq!(loaded.verdict(), None, "it is told once");
 
     let why = Signed { why: Some(verdict.clone()), ..signed() };
-    let back =
-        shelf.registry.roll_back_by_itself(slot, loaded.generation, why.clone()).await.expect("it goes back");
+    let back = active.roll_back(&loaded, why.clone()).await.expect("it goes back");
     assert_eq!((back.change.kind, back.change.why), (ChangeKind::AutoRollBack, Some(verdict)));
+    assert_eq!(loaded.verdict(), None, "it is done");
     assert_eq!(now_active(&active, now).await, (3, first));
     // Another instance that comes to the same judgement finds it done.
     let late =
         shelf.registry.roll_back_by_itself(slot, loaded.generation, why).await.expect_err("it is done");
     assert!(matches!(late, RegistryError::Superseded { .. }), "{late}");
+}
+
+/// Runs and counts a batch, as the function does.
+fn run(loaded: &Loaded, orders: &[&str]) {
+    let events: Vec<_> = orders.iter().map(|order| told(order)).collect();
+    let batch = loaded.module.run(&events, stamp());
+    loaded.count(&batch, events.iter().map(|_| true), Duration::from_micros(7));
+}
+
+async fn a_verdict_is_told_again_until_the_roll_back_is_done(shelf: Shelf) {
+    let (first, second) = shelf.publish_two().await;
+    let limit = RejectLimit { percent: 10, from_records: 2, to_records: 3 };
+    shelf.activate(&first).await;
+    shelf.registry.activate(&second, Some(limit), signed()).await.expect("it is activated");
+    let (active, now) = (shelf.active(), Instant::now());
+    let loaded = active.refresh(now).await.expect("one is active").remove(0);
+    run(&loaded, &["reject", "reject"]);
+    let verdict = loaded.verdict().expect("all of it was rejected").to_owned();
+
+    // What it should go back to can't be used at this moment.
+    fs::remove_file(shelf.artifact_path(&first, "cwasm")).expect("it can be removed");
+    active.roll_back(&loaded, signed()).await.expect_err("its predecessor is damaged");
+    assert_eq!(loaded.verdict(), Some(&*verdict), "it has to be tried again");
+
+    // What it does meanwhile takes nothing back, though it is past its first records.
+    run(&loaded, &["a"; 50]);
+    shelf.publish(test_guest()).await;
+    assert_eq!(loaded.verdict(), Some(&*verdict));
+    active.roll_back(&loaded, signed()).await.expect("it goes back");
+    assert_eq!(loaded.verdict(), None);
+    assert_eq!(now_active(&active, now).await, (3, first));
+}
+
+async fn a_verdict_is_settled_where_nothing_is_left_to_roll_back(shelf: Shelf) {
+    let (first, second) = shelf.publish_two().await;
+    let limit = Some(RejectLimit { percent: 10, from_records: 1, to_records: 10 });
+    let (active, now) = (shelf.active(), Instant::now());
+    let judged = async |digest| {
+        shelf.registry.activate(digest, limit, signed()).await.expect("it is activated");
+        let loaded = active.refresh(now).await.expect("one is active").remove(0);
+        run(&loaded, &["reject"]);
+        loaded.verdict().expect("all of it was rejected");
+        loaded
+    };
+
+    let loaded = judged(&first).await;
+    let error = active.roll_back(&loaded, signed()).await.expect_err("none was before it");
+    assert!(matches!(error, RegistryError::NothingToRollBackTo { .. }), "{error}");
+    assert_eq!(loaded.verdict(), None);
+
+    let loaded = judged(&second).await;
+    shelf.activate(&first).await;
+    let error = active.roll_back(&loaded, signed()).await.expect_err("somebody was faster");
+    assert!(matches!(error, RegistryError::Superseded { .. }), "{error}");
+    assert_eq!(loaded.verdict(), None);
+
+    let loaded = judged(&second).await;
+    shelf.registry.deactivate(&loaded.slot, signed()).await.expect("it was active");
+    let error = active.roll_back(&loaded, signed()).await.expect_err("somebody was faster");
+    assert!(matches!(error, RegistryError::NotActive { .. }), "{error}");
+    assert_eq!(loaded.verdict(), None);
+}
+
+/// Four others want the same number: each of them can win once, and the fifth try is the function's.
+async fn a_module_is_rolled_back_while_other_slots_change(shelf: Shelf) {
+    let (good, bad) = shelf.publish_two().await;
+    let beside = shelf.publish(&patched("table_one", "table_two")).await;
+    let slot = &slots()[0];
+    for round in 0..6 {
+        shelf.activate(&good).await;
+        let judged = shelf.activate(&bad).await;
+        let others =
+            futures_util::future::join_all((0..4).map(|_| shelf.registry.activate(&beside, None, signed())));
+        let back = shelf.registry.roll_back_by_itself(slot, judged, signed());
+        let (others, back) = futures_util::future::join(others, back).await;
+
+        let back = back.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(back.change.kind, ChangeKind::AutoRollBack);
+        let active = back.in_slot(slot).map(|active| &active.digest);
+        assert_eq!(active, Some(&good), "round {round}, beside {others:?}");
+    }
 }
 
 async fn what_each_process_did_adds_up(shelf: Shelf) {

@@ -35,7 +35,7 @@ struct Status {
 struct Active {
     #[serde(flatten)]
     transform: ActiveTransform,
-    /// As its processes have told; up to some seconds old.
+    /// As its processes have told at the end of a batch, once in five seconds at most.
     stats: Stats,
     /// Time a record, in the module and in the host's checks.
     us_per_record: Option<f64>,
