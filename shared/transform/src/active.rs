@@ -2,7 +2,8 @@
 //! would watch in the background.
 //!
 //! Whatever is wrong with a newer pointer, the last good module of its slot goes on; the reason and the command that
-//! mends it are logged, and the bad one is tried again at growing intervals.
+//! mends it are logged, and the bad one is tried again at growing intervals. Where its slot never had a good one nothing
+//! goes on, in no slot: a batch is one for all of them, and would be done with without that one's rows.
 
 use crate::{
     ActiveTransform, Digest, Engine, Generation, LoadError, Module, Pointer, Registry, RegistryError,
@@ -53,9 +54,16 @@ pub enum ActiveError {
     )]
     None { registry: String },
     #[error(
-        "none of the last transforms of {slot} in {registry} can be used: see the log, then run `outflow transform publish NAME` and `outflow transform activate DIGEST`"
+        "no transform of {slot} in {registry} can be used: {reason}; every batch waits, so that no row is lost, until \
+         `outflow transform publish NAME` with a key that this function trusts has mended it, `outflow transform \
+         activate DIGEST` has put a good one there, or `outflow transform deactivate --slot {slot}` leaves its events out"
     )]
-    NoGoodOne { registry: String, slot: Slot },
+    NoGoodOne {
+        registry: String,
+        slot: Slot,
+        /// What is wrong with the newest.
+        reason: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -89,10 +97,11 @@ struct State {
     failures: HashMap<Generation, Failure>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Failure {
     wait: Duration,
     again: Instant,
+    reason: String,
 }
 
 impl Active {
@@ -120,8 +129,8 @@ impl Active {
             match self.load(&wanted).await {
                 Ok(loaded) => self.swap(loaded),
                 Err(refused) => {
-                    self.note(&wanted, &refused, now);
                     self.find_earlier(&wanted).await;
+                    self.note(&wanted, &refused, now);
                 }
             }
         }
@@ -244,7 +253,9 @@ impl Active {
             return Err(ActiveError::None { registry: registry() });
         }
         if let Some(wanted) = state.wanted.iter().find(|wanted| !state.loaded.contains_key(&wanted.slot)) {
-            return Err(ActiveError::NoGoodOne { registry: registry(), slot: wanted.slot.clone() });
+            let reason = state.failures.get(&wanted.generation).map(|failure| failure.reason.clone());
+            let (slot, reason) = (wanted.slot.clone(), reason.unwrap_or_default());
+            return Err(ActiveError::NoGoodOne { registry: registry(), slot, reason });
         }
         Ok(state.loaded.values().cloned().collect())
     }
@@ -253,16 +264,29 @@ impl Active {
         let mut state = self.lock();
         let before = state.failures.get(&wanted.generation);
         let wait = before.map_or(FIRST_WAIT, |failure| (failure.wait * 2).min(LONGEST_WAIT));
-        state.failures.insert(wanted.generation, Failure { wait, again: now + wait });
+        let reason = chain(refused);
+        let goes_on = state.loaded.get(&wanted.slot).map(|loaded| loaded.digest().to_string());
+        let (mend, message) = if goes_on.is_some() {
+            (
+                "outflow transform rollback, or outflow transform publish and activate a good one",
+                "transform refused, last good one goes on",
+            )
+        } else {
+            (
+                "outflow transform publish, by a trusted key, or outflow transform deactivate --slot",
+                "transform refused, and its slot has no other: every batch waits",
+            )
+        };
         tracing::error!(
             slot = %wanted.slot,
             generation = %wanted.generation,
-            reason = chain(refused),
-            goes_on = state.loaded.get(&wanted.slot).map(|loaded| loaded.digest().to_string()),
+            reason,
+            goes_on,
             again_in_s = wait.as_secs(),
-            mend = "outflow transform rollback, or outflow transform publish and activate a good one",
-            "transform refused, last good one goes on"
+            mend,
+            "{message}"
         );
+        state.failures.insert(wanted.generation, Failure { wait, again: now + wait, reason });
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -49,6 +49,7 @@ on_each_store! {
     native_code_is_loaded_only_where_a_trusted_key_signed_for_it,
     a_refused_module_is_tried_again_once_it_waited_and_not_before,
     a_slot_without_any_module_that_can_be_used_is_an_error,
+    a_new_slot_whose_module_is_not_trusted_stops_every_slot_until_it_is_mended_or_deactivated,
     an_unreadable_registry_leaves_the_module_in_memory,
     of_activations_at_one_moment_each_wins_a_generation_of_its_own_or_is_told,
     a_module_that_rejects_too_much_is_rolled_back_once_and_only_while_it_is_active,
@@ -235,6 +236,44 @@ async fn a_slot_without_any_module_that_can_be_used_is_an_error(shelf: Shelf) {
     fs::remove_file(shelf.artifact_path(&digest, "cwasm")).expect("it can be removed");
     let error = shelf.active().refresh(Instant::now()).await.expect_err("nothing can be used");
     assert!(matches!(error, ActiveError::NoGoodOne { .. }), "{error}");
+}
+
+async fn a_new_slot_whose_module_is_not_trusted_stops_every_slot_until_it_is_mended_or_deactivated(
+    shelf: Shelf,
+) {
+    let good = shelf.publish(test_guest()).await;
+    shelf.activate(&good).await;
+    let (active, now) = (shelf.active(), Instant::now());
+    assert_eq!(now_active(&active, now).await, (1, good.clone()));
+    // Whoever activates trusts a key that the function doesn't.
+    let stranger = SigningKey::from_seed([8; 32]);
+    let beside = patched("table_one", "table_two");
+    let digest = shelf.publish_by(&beside, &stranger).await;
+    let operator = shelf.open_trusting(&format!("{},{}", key().public(), stranger.public()));
+    operator.activate(&digest, None, signed()).await.expect("whoever activates trusts the signer");
+
+    // Neither a function that runs nor one that starts does a batch, which would be done without the new slot's rows.
+    for active in [&active, &shelf.active()] {
+        for later in [0, 1, 100] {
+            let error = active.refresh(now + Duration::from_secs(later)).await.expect_err("one is missing");
+            let ActiveError::NoGoodOne { slot, .. } = &error else { panic!("{error}") };
+            assert_eq!(*slot, slots()[1]);
+            for told in
+                ["not signed by a trusted key", "transform publish NAME", "deactivate --slot table_two"]
+            {
+                assert!(error.to_string().contains(told), "{error}");
+            }
+        }
+    }
+
+    // Left out, it keeps nobody up; activated and mended, it runs beside the other.
+    shelf.registry.deactivate(&slots()[1], signed()).await.expect("it was active");
+    assert_eq!(now_active(&active, now).await, (1, good.clone()));
+    operator.activate(&digest, None, signed()).await.expect("whoever activates trusts the signer");
+    active.refresh(now).await.expect_err("it is still not trusted");
+    shelf.publish(&beside).await;
+    let loaded = active.refresh(now + Duration::from_secs(60)).await.expect("both can be used");
+    assert_eq!(loaded.iter().map(|loaded| loaded.digest()).collect::<Vec<_>>(), [&good, &digest]);
 }
 
 async fn an_unreadable_registry_leaves_the_module_in_memory(shelf: Shelf) {

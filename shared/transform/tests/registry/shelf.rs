@@ -3,6 +3,8 @@
 #[cfg(feature = "s3")]
 use crate::s3::S3;
 use crate::support::{artifact, engine, load, patched, test_guest};
+#[cfg(feature = "s3")]
+use outflow_transform::TrustedKeys;
 use outflow_transform::{Active, Digest, Generation, Registry, Signed, SigningKey, Slot, Target};
 use std::{fs, path::PathBuf, time::Instant};
 use tempfile::TempDir;
@@ -12,7 +14,6 @@ pub(crate) struct Shelf {
     pub(crate) registry: Registry,
     /// Either store keeps an object as a file of its name, below this folder.
     files: PathBuf,
-    #[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "it keeps the folder from going"))]
     kept: Kept,
 }
 
@@ -52,6 +53,17 @@ impl Shelf {
         let server = S3::start();
         let registry = open(&server, &[]).expect("the registry opens");
         Self { registry, files: server.files(), kept: Kept::S3(server) }
+    }
+
+    /// The same registry, as somebody opens it who trusts these keys.
+    pub(crate) fn open_trusting(&self, keys: &str) -> Registry {
+        let trusted = keys.parse().expect("they are keys");
+        let opened = match &self.kept {
+            Kept::Folder { .. } => Registry::open(&format!("file://{}", self.files.display()), trusted),
+            #[cfg(feature = "s3")]
+            Kept::S3(server) => open_trusting(server, &[], trusted),
+        };
+        opened.expect("the registry opens")
     }
 
     #[cfg(feature = "s3")]
@@ -107,11 +119,20 @@ pub(crate) fn open(
     server: &S3,
     other: &[(&str, &str)],
 ) -> Result<Registry, outflow_transform::RegistryError> {
+    open_trusting(server, other, key().public().into())
+}
+
+#[cfg(feature = "s3")]
+fn open_trusting(
+    server: &S3,
+    other: &[(&str, &str)],
+    trusted: TrustedKeys,
+) -> Result<Registry, outflow_transform::RegistryError> {
     let settings = server.settings();
     let mut settings: Vec<(&str, &str)> =
         settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     settings.extend(other);
-    Registry::open_with(&server.location(), &settings, key().public().into())
+    Registry::open_with(&server.location(), &settings, trusted)
 }
 
 /// Generation and digest of the only active module.
