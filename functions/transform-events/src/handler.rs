@@ -24,6 +24,16 @@ pub(crate) async fn handle(
     context: &Context,
     event: LambdaEvent<KafkaEvent>,
 ) -> Result<BatchResponse, TransformError> {
+    let response = transform(context, event).await;
+    // Also where it failed: Lambda freezes this process between two invocations, and may end it.
+    context.metrics.flush().await;
+    response
+}
+
+async fn transform(
+    context: &Context,
+    event: LambdaEvent<KafkaEvent>,
+) -> Result<BatchResponse, TransformError> {
     let started = Instant::now();
     let deadline = event.context.deadline();
     let partitions = partitions(event.payload)?;
@@ -89,3 +99,6 @@ async fn produce(context: &Context, works: &mut [Work]) -> BatchResponse {
 fn now_us() -> i64 {
     i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

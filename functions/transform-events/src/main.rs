@@ -13,6 +13,6 @@ use outflow_kafka_batch::KafkaEvent;
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     outflow_telemetry::init();
-    let context = Context::from_env()?;
+    let context = Context::from_env().await?;
     run(service_fn(|event: LambdaEvent<KafkaEvent>| handler::handle(&context, event))).await
 }

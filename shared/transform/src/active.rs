@@ -7,7 +7,7 @@
 
 use crate::{
     ActiveTransform, Digest, Engine, Generation, LoadError, Module, Pointer, Registry, RegistryError,
-    RejectLimit, Signed, Slot, Target, watch::Counts,
+    RejectLimit, Signed, Slot, Target, metrics::Metrics, watch::Counts,
 };
 use std::{
     collections::{BTreeMap, HashMap},
@@ -84,6 +84,7 @@ pub struct Active {
     registry: Registry,
     engine: Engine,
     state: Mutex<State>,
+    metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -105,8 +106,9 @@ struct Failure {
 }
 
 impl Active {
+    /// Its counters ([`crate::metrics`]) report to the provider that the process has by now.
     pub fn new(engine: Engine, registry: Registry) -> Self {
-        Self { registry, engine, state: Mutex::default() }
+        Self { registry, engine, state: Mutex::default(), metrics: Metrics::new() }
     }
 
     pub fn registry(&self) -> &Registry {
@@ -146,6 +148,7 @@ impl Active {
         let pointed = self.registry.roll_back_by_itself(&judged.slot, judged.generation, signed).await;
         match &pointed {
             Ok(_) => {
+                self.metrics.rolled_back(&judged.slot);
                 judged.settle();
             }
             Err(
@@ -163,17 +166,17 @@ impl Active {
         let seen = self.lock().seen;
         let Some(mut seen) = seen else {
             let (newest, last) = self.registry.newest().await?;
-            let mut state = self.lock();
-            state.seen = last;
-            newest.into_iter().for_each(|pointer| state.want(pointer));
+            newest.into_iter().for_each(|pointer| self.want(pointer));
+            self.lock().seen = last;
             return Ok(());
         };
         while let Ok(next) = seen.next() {
             match self.registry.pointer(next).await {
                 Ok(None) => break,
-                Ok(Some(pointer)) => self.lock().want(pointer),
+                Ok(Some(pointer)) => self.want(pointer),
                 Err(error @ RegistryError::Read { .. }) => return Err(error),
                 Err(error) => {
+                    self.metrics.refused_pointer();
                     tracing::error!(
                         generation = %next,
                         reason = chain(&error),
@@ -186,6 +189,12 @@ impl Active {
             self.lock().seen = Some(next);
         }
         Ok(())
+    }
+
+    /// The pointer counts from now on.
+    fn want(&self, pointer: Pointer) {
+        pointer.active.iter().for_each(|active| self.metrics.know(&active.slot));
+        self.lock().want(pointer);
     }
 
     /// What is wanted and not loaded, and has waited long enough if it failed before.
@@ -261,6 +270,7 @@ impl Active {
     }
 
     fn note(&self, wanted: &ActiveTransform, refused: &Refused, now: Instant) {
+        self.metrics.refused(&wanted.slot);
         let mut state = self.lock();
         let before = state.failures.get(&wanted.generation);
         let wait = before.map_or(FIRST_WAIT, |failure| (failure.wait * 2).min(LONGEST_WAIT));

@@ -4,6 +4,7 @@
 //! - [`Record`]: what the broker carries, and the event in it.
 //! - [`Active`]: follows the pointers, keeps the last good module of each slot.
 //! - [`Module`]: a loaded module; runs batches, one fresh instance each.
+//! - [`metrics`]: what is counted of them.
 //! - `compile` (feature of that name): makes artifacts. The operator's command has it, a function never.
 //!
 //! Must not: know of any event's meaning, of Kafka, of AWS or of a clock. `docs/adr/0001` tells where the
@@ -24,6 +25,7 @@ pub mod fixture;
 pub mod fuzz;
 mod guest;
 mod host;
+pub mod metrics;
 mod model;
 mod packed;
 mod registry;

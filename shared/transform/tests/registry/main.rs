@@ -1,5 +1,6 @@
 //! What the registry and the follower of its pointers promise.
 
+mod metrics;
 #[cfg(feature = "s3")]
 mod s3;
 mod shelf;

@@ -29,8 +29,13 @@ pub(crate) fn test_guest() -> &'static [u8] {
 
 /// The test guest with one name in it exchanged for another of the same length.
 pub(crate) fn patched(from: &str, to: &str) -> Vec<u8> {
+    patch(test_guest(), from, to)
+}
+
+/// The same of another one.
+pub(crate) fn patch(guest: &[u8], from: &str, to: &str) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
-    let mut wasm = test_guest().to_vec();
+    let mut wasm = guest.to_vec();
     let at: Vec<usize> =
         (0..wasm.len() - from.len()).filter(|&i| wasm[i..].starts_with(from.as_bytes())).collect();
     assert!(!at.is_empty(), "{from} isn't in the guest");
