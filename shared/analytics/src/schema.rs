@@ -2,6 +2,7 @@
 
 use crate::{config::Config, error::AnalyticsError, sql};
 use clickhouse::{Client, Row, sql::Identifier};
+use outflow_columns::ColumnType;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -104,14 +105,21 @@ impl Schema {
     /// type's default. Safe to repeat; never changes a column that is there.
     ///
     /// # Errors
-    /// Whatever ClickHouse answers, such as to a type that it doesn't know.
-    pub async fn add_column(&self, table: &str, column: &str, data_type: &str) -> Result<(), AnalyticsError> {
-        // The type's own default, told explicitly: a loader sees by it that the column may be missing.
+    /// Whatever ClickHouse answers.
+    pub async fn add_column(
+        &self,
+        table: &str,
+        column: &str,
+        data_type: ColumnType,
+    ) -> Result<(), AnalyticsError> {
+        // A type can't be bound: what stands here was parsed, and is written anew. Its own default is told explicitly: a
+        // loader sees by it that the column may be missing.
         let text = format!(
             "ALTER TABLE ?.? ADD COLUMN IF NOT EXISTS ? {data_type} DEFAULT defaultValueOfTypeName(?)"
         );
         let [database, table, column] = [self.database.as_str(), table, column].map(Identifier);
-        let query = self.client.0.query(&text).bind(database).bind(table).bind(column).bind(data_type);
+        let query = self.client.0.query(&text).bind(database).bind(table).bind(column);
+        let query = query.bind(data_type.to_string());
         let added = query.execute().await;
         added.map_err(|source| AnalyticsError::Query { operation: "add a column", source })
     }

@@ -168,7 +168,8 @@ impl Registry {
             _ => self.write(&module, wasm.to_vec(), PutMode::Overwrite).await.map(|()| true)?,
         };
         let path = self.path("modules", &format!("{digest}.json"));
-        if new_module || self.read_json::<ModuleInfo>(&path).await.is_err() {
+        let recorded = self.read_json::<ModuleInfo>(&path).await;
+        if new_module || !recorded.is_ok_and(|recorded| recorded.is_of(schema)) {
             self.write_json(&path, &info, PutMode::Overwrite).await?;
         }
         let signer = TrustedKeys::from(key.public());

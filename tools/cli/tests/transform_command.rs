@@ -183,6 +183,31 @@ fn a_candidate_and_a_recording_need_kafka() {
     assert!(!fixtures.exists());
 }
 
+/// The record is signed by nobody: whoever can write the registry could have columns added by it, or a slot taken.
+#[test]
+fn a_record_that_is_not_the_modules_own_word_is_refused_until_it_is_published_again() {
+    let cli = Cli::new();
+    let published = cli.json(0, &["publish", "order-analytics"]);
+    let record = cli.folder.path().join(format!("registry/modules/{}.json", digest(&published)));
+    let text = std::fs::read_to_string(&record).expect("it was written");
+    for (own, forged) in [
+        ("\"UUID\"", "\"UUID, DROP COLUMN order_band, ADD COLUMN z UInt8\""),
+        ("\"order_band\"", "\"order_band String, DROP COLUMN status, ADD COLUMN z\""),
+        ("\"orders_analytics\"", "\"order_items_analytics\""),
+        ("\"OrderCreated\"", "\"OrderPaid\""),
+    ] {
+        assert!(text.contains(own), "{text}");
+        std::fs::write(&record, text.replace(own, forged)).expect("it can be written");
+        let (code, stdout, stderr) = cli.run(&["activate", &digest(&published), "--yes"]);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{forged}: {stderr}");
+        assert!(stderr.contains("is not what the module says of itself"), "{forged}: {stderr}");
+        assert!(!cli.folder.path().join("registry/pointers").exists(), "{forged}");
+    }
+
+    assert_eq!(cli.json(0, &["publish", "order-analytics"])["new_module"], false);
+    assert_eq!(cli.json(0, &["activate", &digest(&published)])["slot"], "orders_analytics");
+}
+
 #[test]
 fn a_key_is_made_once_and_only_its_public_half_is_told() {
     let cli = Cli::new();

@@ -43,6 +43,11 @@ impl ModuleInfo {
         }
     }
 
+    /// Whether the record says what the module does. The module's native code is signed; its record is not.
+    pub fn is_of(&self, schema: &Schema) -> bool {
+        *self == Self::new(self.digest.clone(), schema, self.bytes, self.published_at)
+    }
+
     /// Where the module can be active.
     pub fn slot(&self) -> Slot {
         let mut tables: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();

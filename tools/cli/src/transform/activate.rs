@@ -1,10 +1,12 @@
 //! Changing what is active: activate, go back, leave a table without a transform.
 
-use super::{By, RegistryArgs, confirmed, live, shadow};
+use super::{By, RegistryArgs, confirmed, live, refused, shadow};
 use crate::output::{Finding, Json};
 use anyhow::{Error, anyhow};
 use clap::Args;
-use outflow_transform::{ChangeKind, Pointer, RegistryError, RejectLimit, Slot};
+use outflow_transform::{
+    ChangeKind, Engine, Limits, Module, Pointer, RegistryError, RejectLimit, Slot, Target,
+};
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -91,6 +93,22 @@ pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
     let info = registry.find(&args.digest).await.map_err(|error| {
         anyhow!("{:#}; `outflow transform status` lists what is published", Error::from(error))
     })?;
+    // Nobody signs the record in the registry, and columns are added by what it says: the module is asked itself.
+    let native = match registry.artifact(&info.digest, Target::THIS).await {
+        Ok(native) => native,
+        Err(error) => return refusal(error),
+    };
+    let module = match Module::load(&Engine::new(Limits::default())?, info.digest.clone(), &native) {
+        Ok(module) => module,
+        Err(error) => return Ok(refused(info.digest.short(), &error.into())),
+    };
+    if !info.is_of(module.schema()) {
+        let error = anyhow!(
+            "modules/{}.json in the registry is not what the module says of itself; `outflow transform publish` mends it",
+            info.digest
+        );
+        return Ok(refused(info.digest.short(), &error));
+    }
     let shadow = match shadow::Last::find(&registry, &info, registry.newest().await?.0.as_ref()).await {
         Ok(Some(last)) => {
             eprintln!("outflow: {last}");
@@ -111,7 +129,7 @@ pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
     };
     let mut added_columns = Vec::new();
     if !args.unchecked {
-        match live::compare_tables(&info).await? {
+        match live::compare_tables(&module.schema().tables).await? {
             None => eprintln!("outflow: OUTFLOW_CLICKHOUSE_URL isn't set, so the live table isn't looked at"),
             Some(found) if !found.differences.is_empty() => {
                 eprintln!("outflow: {} does not fit the live table, nothing was changed:", info.name);
@@ -157,6 +175,23 @@ pub(crate) async fn deactivate(args: &DeactivateArgs) -> anyhow::Result<Finding>
     report(registry.deactivate(&slot, args.by.signed()).await, None, Vec::new(), &args.json)
 }
 
+/// Tells what is refused; an error where the registry itself is at fault.
+fn refusal(error: RegistryError) -> anyhow::Result<Finding> {
+    match error {
+        RegistryError::Conflict { .. }
+        | RegistryError::NothingToRollBackTo { .. }
+        | RegistryError::NotActive { .. }
+        | RegistryError::NoneActive
+        | RegistryError::TableTaken { .. }
+        | RegistryError::Untrusted { .. }
+        | RegistryError::NoArtifact { .. } => {
+            eprintln!("outflow: {error}");
+            Ok(Finding::Wrong)
+        }
+        other => Err(other.into()),
+    }
+}
+
 fn report(
     pointed: Result<Pointer, RegistryError>,
     shadow: Option<shadow::Last>,
@@ -165,19 +200,7 @@ fn report(
 ) -> anyhow::Result<Finding> {
     let Pointer { generation, change, active } = match pointed {
         Ok(pointer) => pointer,
-        Err(
-            error @ (RegistryError::Conflict { .. }
-            | RegistryError::NothingToRollBackTo { .. }
-            | RegistryError::NotActive { .. }
-            | RegistryError::NoneActive
-            | RegistryError::TableTaken { .. }
-            | RegistryError::Untrusted { .. }
-            | RegistryError::NoArtifact { .. }),
-        ) => {
-            eprintln!("outflow: {error}");
-            return Ok(Finding::Wrong);
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return refusal(error),
     };
     let now = active.into_iter().find(|active| active.slot == change.slot);
     let line = match &now {

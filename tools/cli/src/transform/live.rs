@@ -6,7 +6,7 @@
 use anyhow::Context;
 use outflow_analytics::{Column, Config, Reader, Schema};
 use outflow_telemetry::config::{ConfigError, from_env};
-use outflow_transform::{ColumnType, HOST_COLUMNS, ModuleInfo};
+use outflow_transform::{Column as Declared, ColumnType, HOST_COLUMNS, Table};
 use std::fmt;
 
 /// What a comparison has found.
@@ -22,8 +22,7 @@ pub(super) struct Found {
 pub(super) struct Addition {
     table: String,
     column: String,
-    /// As ClickHouse spells it.
-    data_type: String,
+    data_type: ColumnType,
 }
 
 impl fmt::Display for Addition {
@@ -32,8 +31,9 @@ impl fmt::Display for Addition {
     }
 }
 
-/// What doesn't fit. None where OUTFLOW_CLICKHOUSE_URL isn't set: then there is no table to ask.
-pub(super) async fn compare_tables(info: &ModuleInfo) -> anyhow::Result<Option<Found>> {
+/// What doesn't fit the tables that a module itself declares. None where OUTFLOW_CLICKHOUSE_URL isn't set: then there is no
+/// table to ask.
+pub(super) async fn compare_tables(tables: &[Table]) -> anyhow::Result<Option<Found>> {
     let config = match from_env::<Config>() {
         Ok(config) => config,
         Err(ConfigError::Missing(name)) if name == "OUTFLOW_CLICKHOUSE_URL" => return Ok(None),
@@ -41,7 +41,7 @@ pub(super) async fn compare_tables(info: &ModuleInfo) -> anyhow::Result<Option<F
     };
     let reader = Reader::new(&config)?;
     let mut found = Found::default();
-    for table in &info.tables {
+    for table in tables {
         let live = reader.columns(&table.name).await.with_context(|| {
             format!(
                 "the live table {} could not be looked at: start ClickHouse, or pass --unchecked",
@@ -58,7 +58,7 @@ pub(super) async fn add(additions: &[Addition]) -> anyhow::Result<Vec<String>> {
     let schema = Schema::new(&from_env::<Config>()?)?;
     let mut added = Vec::new();
     for Addition { table, column, data_type } in additions {
-        schema.add_column(table, column, data_type).await.with_context(|| {
+        schema.add_column(table, column, *data_type).await.with_context(|| {
             format!(
                 "adding {table}.{column}; added by then: [{}]; run it again once that is mended",
                 added.join(", ")
@@ -69,21 +69,22 @@ pub(super) async fn add(additions: &[Addition]) -> anyhow::Result<Vec<String>> {
     Ok(added)
 }
 
-fn compare(table: &str, declared: &[(String, String)], live: &[Column], found: &mut Found) {
+fn compare(table: &str, declared: &[Declared], live: &[Column], found: &mut Found) {
     if live.is_empty() {
         found.differences.push(format!("table {table} does not exist: run `outflow init`"));
         return;
     }
-    for (name, declared_type) in declared {
+    for Declared { name, column_type } in declared {
         match live.iter().find(|column| column.name == *name) {
             None => found.additions.push(Addition {
                 table: table.to_owned(),
                 column: name.clone(),
-                data_type: declared_type.clone(),
+                data_type: *column_type,
             }),
-            Some(column) if !same_type(declared_type, &column.data_type) => {
+            // Parsed, since spelling is no difference. A type that no module can have is one.
+            Some(column) if column.data_type.parse::<ColumnType>() != Ok(*column_type) => {
                 found.differences.push(format!(
-                    "{table}.{name}: the module says {declared_type}, the table {}",
+                    "{table}.{name}: the module says {column_type}, the table {}",
                     column.data_type
                 ));
             }
@@ -93,7 +94,7 @@ fn compare(table: &str, declared: &[(String, String)], live: &[Column], found: &
     for column in live {
         let is_filled = HOST_COLUMNS.contains(&column.name.as_str())
             || !column.default_kind.is_empty()
-            || declared.iter().any(|(name, _)| *name == column.name);
+            || declared.iter().any(|declared| declared.name == column.name);
         if !is_filled {
             let (name, data_type) = (&column.name, &column.data_type);
             found.differences.push(format!("{table}.{name} {data_type}: the module does not fill it"));
@@ -101,18 +102,16 @@ fn compare(table: &str, declared: &[(String, String)], live: &[Column], found: &
     }
 }
 
-/// Spelling aside: ClickHouse writes `Decimal(18, 2)` with a space.
-fn same_type(declared: &str, live: &str) -> bool {
-    matches!((declared.parse::<ColumnType>(), live.parse::<ColumnType>()), (Ok(a), Ok(b)) if a == b)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn check(declared: &[(&str, &str)], live: &[(&str, &str, &str)]) -> Found {
-        let owned = |&(name, t): &(&str, &str)| (name.to_owned(), t.to_owned());
-        let declared: Vec<_> = declared.iter().map(owned).collect();
+        let declared = declared.iter().map(|(name, data_type)| Declared {
+            name: (*name).to_owned(),
+            column_type: data_type.parse().expect("a type that a module can have"),
+        });
+        let declared: Vec<_> = declared.collect();
         let column = |&(name, data_type, default_kind): &(&str, &str, &str)| Column {
             name: name.to_owned(),
             data_type: data_type.to_owned(),
@@ -144,6 +143,11 @@ mod tests {
             t.band String: the module does not fill it"#]]
         .assert_eq(&found.differences.join("\n"));
         assert_eq!(found.additions.iter().map(ToString::to_string).collect::<Vec<_>>(), ["t.new Bool"]);
+        let found = check(&[("at", "DateTime64(3, 'UTC')")], &[("at", "DateTime64(3, 'Asia/Seoul')", "")]);
+        expect_test::expect![
+            "t.at: the module says DateTime64(3, 'UTC'), the table DateTime64(3, 'Asia/Seoul')"
+        ]
+        .assert_eq(&found.differences.join("\n"));
         expect_test::expect!["table t does not exist: run `outflow init`"]
             .assert_eq(&check(&[("id", "UUID")], &[]).differences.join("\n"));
     }
