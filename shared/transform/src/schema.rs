@@ -133,3 +133,30 @@ fn unique<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), SchemaError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bindings::typed::outflow::transform::types as wire;
+
+    /// A module with one column beside its id.
+    fn check(column: &str) -> Result<Schema, SchemaError> {
+        let columns = [("id", "UUID"), (column, "String")]
+            .map(|(name, ch_type)| wire::Column { name: name.to_owned(), ch_type: ch_type.to_owned() });
+        Schema::check(wire::Descriptor {
+            name: "any".to_owned(),
+            version: "1.0.0".to_owned(),
+            event_types: vec!["Told".to_owned()],
+            tables: vec![wire::Table { name: "t".to_owned(), columns: columns.into() }],
+        })
+    }
+
+    #[test]
+    fn no_column_of_the_host_can_be_declared() {
+        for column in HOST_COLUMNS {
+            let refused = SchemaError::HostColumn { table: "t".to_owned(), column: column.to_owned() };
+            assert_eq!(check(column), Err(refused));
+            assert!(check(&format!("{column}_")).is_ok(), "the name alone is taken");
+        }
+    }
+}
