@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
+    process::Stdio,
     time::{Duration, Instant},
 };
 use tokio::process::Command;
@@ -195,6 +196,8 @@ impl Outflow {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .current_dir(workspace_root());
         let output = command
+            // Nobody sees what it asks.
+            .stdin(Stdio::null())
             .kill_on_drop(true)
             .output()
             .await
