@@ -4,6 +4,7 @@ use super::{DAY, DAY_MS, orders::Shop};
 use outflow_analytics::{Config, Reader, Schema, Source, Sum, TimeRange, Timestamp, Writer};
 use outflow_stack::Clickhouse;
 use outflow_tests::{OrderRow, order_row, services};
+use secrecy::ExposeSecret;
 use serde_json::Value;
 use std::time::Duration;
 use uuid::Uuid;
@@ -12,16 +13,16 @@ use uuid::Uuid;
 pub(super) const MARKS_COUNT: Duration = Duration::from_secs(1);
 
 /// A database of its own, and every way into it.
-pub(super) struct Figures {
-    pub(super) clickhouse: Clickhouse,
-    pub(super) config: Config,
+pub(crate) struct Figures {
+    pub(crate) clickhouse: Clickhouse,
+    pub(crate) config: Config,
     pub(super) schema: Schema,
     pub(super) writer: Writer,
     pub(super) reader: Reader,
 }
 
 impl Figures {
-    pub(super) async fn start(time_zone: &str) -> Self {
+    pub(crate) async fn start(time_zone: &str) -> Self {
         let mut clickhouse = server();
         clickhouse.database = format!("test_{}", Uuid::now_v7().simple());
         let config = Config {
@@ -37,12 +38,22 @@ impl Figures {
         Self { clickhouse, config, schema, writer, reader }
     }
 
-    pub(super) async fn query(&self, sql: &str) -> Vec<Value> {
+    pub(crate) async fn query(&self, sql: &str) -> Vec<Value> {
         xtask::figures::query(&self.clickhouse, sql).await.expect("clickhouse answers")
     }
 
+    /// What the functions and the operator's command are told of the database.
+    pub(crate) fn env(&self) -> [(&'static str, &str); 4] {
+        [
+            ("OUTFLOW_CLICKHOUSE_URL", &self.config.clickhouse_url),
+            ("OUTFLOW_CLICKHOUSE_USER", &self.config.clickhouse_user),
+            ("OUTFLOW_CLICKHOUSE_PASSWORD", self.config.clickhouse_password.expose_secret()),
+            ("OUTFLOW_CLICKHOUSE_DATABASE", &self.config.clickhouse_database),
+        ]
+    }
+
     /// Drops the database: its views would go on refreshing every minute.
-    pub(super) async fn finish(self) {
+    pub(crate) async fn finish(self) {
         self.query(&format!("DROP DATABASE {}", self.clickhouse.database)).await;
     }
 
@@ -51,7 +62,7 @@ impl Figures {
         xtask::figures::number(&rows[0], "n").expect("it is a number")
     }
 
-    pub(super) async fn insert<'a>(&self, rows: impl IntoIterator<Item = &'a OrderRow>) {
+    pub(crate) async fn insert<'a>(&self, rows: impl IntoIterator<Item = &'a OrderRow>) {
         order_row::insert(&self.writer, rows).await;
     }
 

@@ -9,7 +9,6 @@ use rdkafka::{
     consumer::{Consumer, StreamConsumer},
     message::Headers,
 };
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -26,13 +25,7 @@ impl Loader {
         let figures = Figures::start("UTC").await;
         let brokers = services().kafka.brokers;
         topics::ensure(&brokers, &topics::all()).await.expect("kafka makes the topics");
-        let env = [
-            ("OUTFLOW_KAFKA_BROKERS", brokers.as_str()),
-            ("OUTFLOW_CLICKHOUSE_URL", &figures.config.clickhouse_url),
-            ("OUTFLOW_CLICKHOUSE_USER", &figures.config.clickhouse_user),
-            ("OUTFLOW_CLICKHOUSE_PASSWORD", figures.config.clickhouse_password.expose_secret()),
-            ("OUTFLOW_CLICKHOUSE_DATABASE", &figures.config.clickhouse_database),
-        ];
+        let env = [&[("OUTFLOW_KAFKA_BROKERS", brokers.as_str())][..], &figures.env()].concat();
         let function = Function::start("load-analytics", &env).await.expect("the function compiles");
         Self { figures, function, brokers }
     }

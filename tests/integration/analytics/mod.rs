@@ -1,7 +1,7 @@
 //! Figures in ClickHouse: exact whatever was duplicated, reordered, replayed or changed later, from every path.
 
 mod canaries;
-mod figures;
+pub(crate) mod figures;
 mod growth;
 mod loader;
 mod orders;

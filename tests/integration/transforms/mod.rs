@@ -1,5 +1,6 @@
-//! What `outflow transform` does with real events: each test has a topic and a registry of its own.
+//! What `outflow transform` does with real events and tables: each test has a topic and a registry of its own.
 
+mod activate;
 mod record;
 mod shadow;
 
@@ -30,6 +31,11 @@ struct Workbench {
 
 impl Workbench {
     async fn start() -> Self {
+        Self::beside(&[]).await
+    }
+
+    /// With more variables for the operator.
+    async fn beside(more: &[(&str, &str)]) -> Self {
         let brokers = services().kafka.brokers;
         let topic = format!("t{}.events", Uuid::now_v7().simple());
         topics::ensure(&brokers, &[TopicSpec { name: topic.clone(), partitions: 1 }]).await.unwrap();
@@ -40,6 +46,7 @@ impl Workbench {
             ("OUTFLOW_TRANSFORM_REGISTRY".to_owned(), folder.path().join("registry").display().to_string()),
             ("OUTFLOW_TRANSFORM_SIGNING_KEY".to_owned(), key.display().to_string()),
         ];
+        env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let outflow = build(env.clone()).await;
         let made = outflow.run(&["transform", "key", "--new", &key.display().to_string()]).await.unwrap();
         env.push(("OUTFLOW_TRANSFORM_TRUSTED_KEYS".to_owned(), made.trim().to_owned()));
