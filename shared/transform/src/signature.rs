@@ -138,7 +138,13 @@ mod tests {
         let others: TrustedKeys = SigningKey::from_seed([8; 32]).public().into();
         let exchanged = Parts { fast: parts.metered.clone(), metered: parts.fast.clone() };
 
+        let both: TrustedKeys = format!("{},{}", SigningKey::from_seed([8; 32]).public(), key.public())
+            .parse()
+            .expect("they are keys");
+
         assert!(trusted.vouch(&signature, &digest("module"), "engine", &parts));
+        assert!(both.vouch(&signature, &digest("module"), "engine", &parts), "the second key is as good");
+        assert!(!both.vouch(&signature, &digest("another"), "engine", &parts));
         assert!(!others.vouch(&signature, &digest("module"), "engine", &parts));
         assert!(!trusted.vouch(&signature, &digest("another"), "engine", &parts));
         assert!(!trusted.vouch(&signature, &digest("module"), "another", &parts));

@@ -304,6 +304,14 @@ fn each_limit_is_a_setting() {
     assert!(messages(&batch).contains("forcing trap when gr\n"), "{}", messages(&batch));
 }
 
+/// Modules that were built against it are out there.
+#[test]
+fn a_released_interface_never_changes() {
+    let text = include_bytes!("../../../transforms/wit/1.0.0/transform.wit");
+    expect_test::expect!["b11ec276922c7cc4daa68bbcaba3239c9e1e9ff6a741e3d45188c689754b4c0b"]
+        .assert_eq(Digest::of(text).as_str());
+}
+
 #[test]
 fn a_module_of_version_1_0_still_runs() {
     let module = load(&engine(), &guest("typed-guest")).expect("it loads");
