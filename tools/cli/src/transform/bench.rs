@@ -142,8 +142,6 @@ fn text_of(report: &Report) -> String {
             figures.instructions_per_record.to_string(),
         ]);
     }
-    format!(
-        "{table}\n{} events a batch; measured without optimisation of the host in a debug build",
-        report.batch
-    )
+    let debug = if cfg!(debug_assertions) { "; the host is a debug build, without optimisation" } else { "" };
+    format!("{table}\n{} events a batch{debug}", report.batch)
 }
