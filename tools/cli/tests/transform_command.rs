@@ -1,5 +1,6 @@
 //! `outflow transform` as scripts see it: exit codes, JSON keys, what stands on stdout.
 
+use outflow_transform::Target;
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -43,6 +44,11 @@ impl Cli {
 
     /// Exit code, stdout, stderr.
     fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        self.run_with(&[], arguments)
+    }
+
+    /// As [`Cli::run`], with more variables.
+    fn run_with(&self, env: &[(&str, &str)], arguments: &[&str]) -> (i32, String, String) {
         let registry = format!("file://{}", self.folder.path().join("registry").display());
         let output = Command::new(env!("CARGO_BIN_EXE_outflow"))
             .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
@@ -55,6 +61,8 @@ impl Cli {
             .env("OUTFLOW_TRANSFORM_TRUSTED_KEYS", self.trusted())
             .stdin(Stdio::null())
             .env("USER", "tester")
+            .env_remove("CLICOLOR_FORCE")
+            .envs(env.iter().copied())
             .output()
             .expect("outflow runs");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
@@ -106,6 +114,12 @@ fn a_transform_goes_from_source_to_rollback() {
     {
         assert!(!first[key].is_null(), "{key} is missing in {first}");
     }
+    for target in Target::LAMBDA {
+        for published in [&first, &second] {
+            let made = published["new_artifacts"].as_array().expect("engines");
+            assert!(made.contains(&target.key.into()), "{} is missing in {published}", target.key);
+        }
+    }
     let again = cli.json(0, &["publish", "order-analytics"]);
     assert_eq!((&again["digest"], &again["new_module"]), (&first["digest"], &Value::Bool(false)));
     assert_eq!(again["new_artifacts"], Value::Array(Vec::new()));
@@ -151,6 +165,15 @@ fn a_new_guest_builds_and_passes_its_fixture_at_once_and_a_change_shows() {
     let (code, stdout, _) = cli.run(&["test", "order-notes", at[0], at[1]]);
     assert_eq!(code, 1);
     assert!(stdout.contains(r#"row 1, order_band: "all" → "every""#), "{stdout}");
+    assert!(!stdout.contains('\x1b'), "no terminal shows it: {stdout}");
+    let (_, coloured, _) = cli.run_with(&[("CLICOLOR_FORCE", "1")], &["test", "order-notes", at[0], at[1]]);
+    for line in [
+        "\x1b[31m  - {\"rows\"",
+        "\x1b[32m  + {\"rows\"",
+        "\x1b[33mrow 1, order_band: \"all\" → \"every\"\x1b[0m",
+    ] {
+        assert!(coloured.contains(line), "{line:?} is missing in {coloured:?}");
+    }
     let (code, _, stderr) = cli.run(&["publish", "order-notes", at[0], at[1]]);
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("does not pass its own fixtures"), "{stderr}");
