@@ -141,6 +141,11 @@ async fn demo(args: &DemoArgs, settings: Settings, progress: &Terminal) -> anyho
     let run_time = first_order.elapsed();
 
     let outcome = run.outcome(args.orders, &pipe, &report, setup, sending, run_time).await?;
+    ensure!(
+        outcome.transforms.len() > 1,
+        "the transform was changed while orders flowed, and all rows are of one: {:?}",
+        outcome.transforms
+    );
     print_figures(&pipe, &outcome, &report, args.keep).await?;
     progress.track("stopping", pipe.stop(args.keep)).await?;
     Ok(outcome)
