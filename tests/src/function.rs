@@ -52,15 +52,29 @@ impl Function {
     /// # Errors
     /// What the compiler said.
     pub async fn start(package: &str, env: &[(&str, &str)]) -> anyhow::Result<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--package", package]).current_dir(workspace_root());
+        Self::build(package, "").await?;
+        Self::run(package, env).await
+    }
+
+    /// As [`Function::start`], with the features that `cargo lambda build` gives it.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn deployed(package: &str, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::build(package, &deployed_features(package).await?).await?;
+        Self::run(package, env).await
+    }
+
+    async fn build(package: &str, features: &str) -> anyhow::Result<()> {
+        let mut build = cargo();
+        build.args(["build", "--quiet", "--package", package, "--features", features]);
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
-        let built = build.kill_on_drop(true).output().await.context("cargo could not be run")?;
-        anyhow::ensure!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        output(build).await.map(drop)
+    }
 
+    async fn run(package: &str, env: &[(&str, &str)]) -> anyhow::Result<Self> {
         let (calls, receiver) = mpsc::channel(1);
         let api = Arc::new(Api { calls: Mutex::new(receiver), answer: Mutex::new(None) });
         let router = Router::new()
@@ -109,6 +123,30 @@ impl Drop for Function {
     fn drop(&mut self) {
         self.api.abort();
     }
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(workspace_root()).kill_on_drop(true);
+    cargo
+}
+
+async fn output(mut command: Command) -> anyhow::Result<Vec<u8>> {
+    let output = command.output().await.context("cargo could not be run")?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(output.stdout)
+}
+
+/// What `[package.metadata.lambda.build]` of the package says, comma separated.
+async fn deployed_features(package: &str) -> anyhow::Result<String> {
+    let mut metadata = cargo();
+    metadata.args(["metadata", "--no-deps", "--format-version", "1"]);
+    let metadata: Value = serde_json::from_slice(&output(metadata).await?).context("cargo prints JSON")?;
+    let mut packages = metadata["packages"].as_array().into_iter().flatten();
+    let found = packages.find(|found| found["name"] == package);
+    let found = found.with_context(|| format!("the workspace has no package {package}"))?;
+    let features = found["metadata"]["lambda"]["build"]["features"].as_array().into_iter().flatten();
+    Ok(features.filter_map(Value::as_str).collect::<Vec<_>>().join(","))
 }
 
 async fn next(State(api): State<Arc<Api>>) -> (HeaderMap, Json<Value>) {

@@ -3,7 +3,7 @@
 
 mod npm;
 
-use crate::{Artifact, Target, engine::engine_config};
+use crate::{Artifact, Target, engine};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -111,15 +111,22 @@ pub fn componentize(wasm: &[u8]) -> Result<Vec<u8>, CompileError> {
         .map_err(|e| CompileError::Componentize { reason: format!("{e:#}") })
 }
 
+/// The configuration of the host's engine for usual batches, for baselines that run under the same one.
+///
+/// # Errors
+/// Where wasmtime doesn't know the target.
+pub fn engine_config(target: Target) -> wasmtime::Result<wasmtime::Config> {
+    engine::engine_config(target.triple, false)
+}
+
 /// Compiles a component for the engines of a target: 0.1 to 1 s.
 ///
 /// # Errors
 /// What the compiler says.
 pub fn compile(target: Target, component: &[u8]) -> Result<Artifact, CompileError> {
     let compile = |metered| {
-        let engine =
-            engine_config(target.triple, metered).and_then(|config| wasmtime::Engine::new(&config))?;
-        engine.precompile_component(component)
+        let config = engine::engine_config(target.triple, metered)?;
+        wasmtime::Engine::new(&config)?.precompile_component(component)
     };
     let failed = |e: wasmtime::Error| CompileError::Compile { reason: format!("{e:#}") };
     Ok(Artifact::compiled(compile(false).map_err(failed)?, compile(true).map_err(failed)?))

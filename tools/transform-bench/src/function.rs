@@ -3,7 +3,7 @@
 
 use crate::{
     BATCH, Entry, Scale,
-    events::{self, Order},
+    events::{self, Sent},
     record::guest,
     registry::Shelf,
 };
@@ -27,7 +27,7 @@ use std::{
 };
 
 const PACKAGE: &str = "transform-events";
-/// The topic of the rows that are looked at.
+/// The topic of the rows that are looked at one by one.
 const ROWS: &str = "orders_analytics";
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -60,7 +60,7 @@ async fn start(brokers: &str, shelf: &Shelf) -> anyhow::Result<Function> {
         ("OUTFLOW_TRANSFORM_REGISTRY", shelf.folder()),
         ("OUTFLOW_TRANSFORM_TRUSTED_KEYS", &shelf.trusted),
     ];
-    Function::start(PACKAGE, &env).await
+    Function::deployed(PACKAGE, &env).await
 }
 
 /// The most memory that it has had with three transforms active, after many full batches.
@@ -71,9 +71,15 @@ async fn memory(brokers: &str, scale: Scale) -> anyhow::Result<Vec<Entry>> {
         shelf.activate(&Digest::of(guest)).await;
     }
     let function = start(brokers, &shelf).await?;
-    let orders = events::orders();
+    let (orders, reservations) = (events::orders(), events::reservations());
     for version in 1..=scale.batches() {
         deliver(&function, &orders, version).await?;
+        deliver(&function, &reservations, version).await?;
+    }
+    let reader = reader(brokers)?;
+    for table in [ROWS, "order_items_analytics", "inventory_analytics"] {
+        let rows: i64 = ends(&reader, table)?.iter().sum();
+        ensure!(rows > 0, "{table} has no row: its transform did not run");
     }
     Ok(vec![Entry::alone("transform.memory", status_mib(&function, "VmHWM:")?, "MiB")])
 }
@@ -86,7 +92,7 @@ async fn activations(brokers: &str, scale: Scale) -> anyhow::Result<Vec<Entry>> 
     shelf.activate(&digests[1]).await;
     let function = start(brokers, &shelf).await?;
     let orders = events::orders();
-    let before = ends(&reader(brokers)?)?;
+    let before = ends(&reader(brokers)?, ROWS)?;
     let (activations, time) = scale.activations();
 
     let began_at = Instant::now();
@@ -130,14 +136,15 @@ async fn activations(brokers: &str, scale: Scale) -> anyhow::Result<Vec<Entry>> 
     ])
 }
 
-/// A batch of one version of each order.
-async fn deliver(function: &Function, orders: &[Order], version: u64) -> anyhow::Result<()> {
+/// A batch of one version of each aggregate, all of one topic, as an event source hands them over.
+async fn deliver(function: &Function, events: &[Sent], version: u64) -> anyhow::Result<()> {
     let records: Vec<Value> =
-        orders.iter().enumerate().map(|(number, order)| record(order, number, version)).collect();
+        events.iter().enumerate().map(|(number, sent)| record(sent, number, version)).collect();
+    let partition = format!("{}-0", events.first().context("a batch has events")?.topic);
     let event = json!({
         "eventSource": "SelfManagedKafka",
         "bootstrapServers": "127.0.0.1:9092",
-        "records": {"order.events-0": records},
+        "records": {partition: records},
     });
     let answer =
         function.invoke(event).await.map_err(|error| anyhow::anyhow!("the function failed: {error}"))?;
@@ -146,8 +153,8 @@ async fn deliver(function: &Function, orders: &[Order], version: u64) -> anyhow:
     Ok(())
 }
 
-fn record(order: &Order, number: usize, version: u64) -> Value {
-    let headers: Vec<Value> = order
+fn record(sent: &Sent, number: usize, version: u64) -> Value {
+    let headers: Vec<Value> = sent
         .headers
         .iter()
         .map(|(name, value)| match name.as_str() {
@@ -156,9 +163,9 @@ fn record(order: &Order, number: usize, version: u64) -> Value {
         })
         .collect();
     json!({
-        "topic": "order.events", "partition": 0, "offset": version * BATCH as u64 + number as u64,
+        "topic": sent.topic, "partition": 0, "offset": version * BATCH as u64 + number as u64,
         "timestamp": 1_795_417_893_001_u64, "timestampType": "CREATE_TIME",
-        "key": BASE64_STANDARD.encode(&order.aggregate_id), "value": BASE64_STANDARD.encode(&order.payload),
+        "key": BASE64_STANDARD.encode(&sent.aggregate_id), "value": BASE64_STANDARD.encode(&sent.payload),
         "headers": headers,
     })
 }
@@ -169,12 +176,12 @@ fn reader(brokers: &str) -> anyhow::Result<BaseConsumer> {
     config.create().context("setting up a kafka client")
 }
 
-/// The end of each partition of [`ROWS`].
-fn ends(reader: &BaseConsumer) -> anyhow::Result<Vec<i64>> {
-    let metadata = reader.fetch_metadata(Some(ROWS), ANSWER).context("asking for partitions")?;
+/// The end of each partition of a topic.
+fn ends(reader: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<i64>> {
+    let metadata = reader.fetch_metadata(Some(topic), ANSWER).context("asking for partitions")?;
     let partitions = metadata.topics().first().context("the topic is known")?.partitions();
     (0..i32::try_from(partitions.len())?)
-        .map(|partition| Ok(reader.fetch_watermarks(ROWS, partition, ANSWER)?.1))
+        .map(|partition| Ok(reader.fetch_watermarks(topic, partition, ANSWER)?.1))
         .collect()
 }
 
@@ -216,7 +223,8 @@ impl Written {
             assigned.add_partition_offset(ROWS, partition, Offset::Offset(*offset))?;
         }
         reader.assign(&assigned)?;
-        let mut left: u64 = ends(&reader)?.iter().zip(from).map(|(end, from)| end.abs_diff(*from)).sum();
+        let mut left: u64 =
+            ends(&reader, ROWS)?.iter().zip(from).map(|(end, from)| end.abs_diff(*from)).sum();
         let (mut written, mut generations) = (Self::default(), HashSet::new());
         while left > 0 {
             let record = reader.poll(ANSWER).context("rows are missing in the topic")??;

@@ -34,11 +34,11 @@ pub(crate) fn run(scale: Scale) -> Vec<Entry> {
     let module = load(&wasm);
     let json = JsonComponent::load(&guest("json-component"));
     let orders = events::orders();
-    let batch: Vec<Event<'_>> = orders.iter().map(events::Order::event).collect();
+    let batch: Vec<Event<'_>> = orders.iter().map(events::Sent::event).collect();
 
     // The same rows, or the comparison is none.
     let ours = module.run(&batch, stamp());
-    let native = baselines::native(&batch, module.digest().as_str());
+    let native = baselines::native(&batch, module.digest().as_str(), stamp());
     for (outcome, native) in ours.outcomes.iter().zip(&native) {
         let Outcome::Rows(rows) = outcome else { panic!("no row: {outcome:?}") };
         let [ours, native]: [serde_json::Value; 2] =
@@ -55,7 +55,8 @@ pub(crate) fn run(scale: Scale) -> Vec<Entry> {
             times[which].push(began_at.elapsed().as_secs_f64() * 1e9 / BATCH as f64);
         };
         time(0, &|| drop(black_box(module.run(black_box(&batch), stamp()))));
-        time(1, &|| drop(black_box(baselines::native(black_box(&batch), module.digest().as_str()))));
+        let native = || baselines::native(black_box(&batch), module.digest().as_str(), stamp());
+        time(1, &|| drop(black_box(native())));
         time(2, &|| drop(black_box(json.run(black_box(&batch)))));
     }
     let [ours, native, json] = times.each_mut().map(|times| median(times));
