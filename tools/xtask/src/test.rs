@@ -155,7 +155,7 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
     Ok(match suite {
         Suite::Lint => vec![
             cargo(&["fmt", "--all", "--check"]),
-            in_workspace("clippy", &["--quiet", "--all-targets", "--", "--deny", "warnings"]),
+            in_workspace(WITH_S3, "clippy", &["--quiet", "--all-targets", "--", "--deny", "warnings"]),
             cargo_in("transforms", &["fmt", "--all", "--check"]),
             cargo_in("fuzz", &["fmt", "--check"]),
             cargo_in(
@@ -164,11 +164,12 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
             ),
         ],
         Suite::Unit => vec![
-            in_workspace("test", &["--no-fail-fast", "--lib", "--bins"]),
+            in_workspace(USUAL, "test", &["--no-fail-fast", "--lib", "--bins"]),
             // What must not compile is told by its examples.
-            in_workspace("test", &["--no-fail-fast", "--doc"]),
-            // They need no service; the registry's start an S3 server of their own.
-            tests(&["host", "fixtures", "registry", "transform_command"]),
+            in_workspace(USUAL, "test", &["--no-fail-fast", "--doc"]),
+            tests(&["host", "fixtures", "transform_command"]),
+            // On a folder and on S3: they start a server of their own.
+            in_workspace(WITH_S3, "test", &["--no-fail-fast", "--test", "registry"]),
             cargo_in("transforms", &["test", "--workspace", "--no-fail-fast"]),
         ],
         Suite::Integration => vec![
@@ -177,7 +178,7 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
             with_threads(tests(&["bench"]), "1"),
         ],
         Suite::Faults => vec![
-            in_workspace("build", &["--quiet", "--example", "relay"]),
+            in_workspace(USUAL, "build", &["--quiet", "--example", "relay"]),
             with_threads(tests(&["faults"]), TEST_THREADS),
         ],
         Suite::E2e => {
@@ -199,10 +200,13 @@ fn cargo(args: &[&str]) -> Command {
     cargo_in(".", args)
 }
 
-/// On the whole workspace, always with the same features: of fewer packages the crates have others, and each of them would
-/// be built again.
-fn in_workspace(subcommand: &str, args: &[&str]) -> Command {
-    let features = "outflow-transform/compile,outflow-transform/s3";
+/// Features of nearly everything that is built here.
+const USUAL: &str = "outflow-transform/compile";
+/// Not where reqwest is used elsewhere: with S3's features it wants to be told its cryptography first.
+const WITH_S3: &str = "outflow-transform/compile,outflow-transform/s3";
+
+/// On the whole workspace: of fewer packages the crates have other features, and each of them would be built again.
+fn in_workspace(features: &str, subcommand: &str, args: &[&str]) -> Command {
     let mut command = cargo(&[subcommand, "--workspace", "--features", features]);
     command.args(args);
     command
@@ -210,7 +214,7 @@ fn in_workspace(subcommand: &str, args: &[&str]) -> Command {
 
 /// Test targets of the workspace, by their names.
 fn tests(targets: &[&str]) -> Command {
-    let mut command = in_workspace("test", &["--no-fail-fast"]);
+    let mut command = in_workspace(USUAL, "test", &["--no-fail-fast"]);
     command.args(targets.iter().flat_map(|target| ["--test", target]));
     command
 }
