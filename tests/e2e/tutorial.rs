@@ -125,6 +125,8 @@ impl<'a> Session<'a> {
                 let stdout = String::from_utf8_lossy(&output.stdout);
                 let all = || format!("$ {command}\n{stdout}{}", String::from_utf8_lossy(&output.stderr));
                 ensure!(output.status.success(), "{}\n{}", output.status, all());
+                // Seen with --nocapture, and where a later step fails.
+                println!("{}", all());
                 let found: Vec<&str> = stdout.lines().collect();
                 self.compare(prints, &found).with_context(all)
             }

@@ -188,7 +188,7 @@ async fn native_code_is_loaded_only_where_a_trusted_key_signed_for_it(shelf: She
         of_good.clone(),
         honest.replace(&signature(&honest), &signature(&of_good)),
         honest.replace(&signature(&honest), ""),
-        honest.replace(Target::THIS.key, "wasmtime-48-r2-riscv64-linux"),
+        honest.replace(Target::THIS.key, "wasmtime-48-r3-riscv64-linux"),
     ];
     for forged in &cases {
         fs::write(&about, forged).expect("it can be written");
