@@ -74,24 +74,30 @@ impl Contender {
 /// One measurement, and the entries that come of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Measurement {
+    Relay(OfRelay),
+    BinarySize,
+    Transform(transform::Group),
+}
+
+/// What is measured of relays at work, with the services that they need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OfRelay {
     Drain,
     Latency,
     Scheduled,
     Writers,
     Growth,
     LargeEvents,
-    BinarySize,
-    Transform(transform::Group),
 }
 
 impl Measurement {
     const ALL: [Self; 10] = [
-        Self::Drain,
-        Self::Latency,
-        Self::Scheduled,
-        Self::Writers,
-        Self::Growth,
-        Self::LargeEvents,
+        Self::Relay(OfRelay::Drain),
+        Self::Relay(OfRelay::Latency),
+        Self::Relay(OfRelay::Scheduled),
+        Self::Relay(OfRelay::Writers),
+        Self::Relay(OfRelay::Growth),
+        Self::Relay(OfRelay::LargeEvents),
         Self::BinarySize,
         Self::Transform(transform::Group::Record),
         Self::Transform(transform::Group::Registry),
@@ -100,14 +106,7 @@ impl Measurement {
 
     fn entries(self) -> &'static [&'static str] {
         match self {
-            Self::Drain => {
-                &["relay.drain", "relay.drain_from_start", "relay.cpu_per_event_draining", "relay.memory"]
-            }
-            Self::Latency => &["relay.latency_p50", "relay.latency_p99", "relay.cpu_per_event"],
-            Self::Scheduled => &["relay.latency_scheduled_p99"],
-            Self::Writers => &["relay.writers", "relay.writers_behind"],
-            Self::Growth => &["relay.growth"],
-            Self::LargeEvents => &["relay.memory_large_events"],
+            Self::Relay(measurement) => measurement.entries(),
             Self::BinarySize => &["relay.binary_size"],
             Self::Transform(group) => group.entries(),
         }
@@ -118,6 +117,21 @@ impl Measurement {
         self.entries().iter().any(|entry| {
             entry.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_']))
         })
+    }
+}
+
+impl OfRelay {
+    fn entries(self) -> &'static [&'static str] {
+        match self {
+            Self::Drain => {
+                &["relay.drain", "relay.drain_from_start", "relay.cpu_per_event_draining", "relay.memory"]
+            }
+            Self::Latency => &["relay.latency_p50", "relay.latency_p99", "relay.cpu_per_event"],
+            Self::Scheduled => &["relay.latency_scheduled_p99"],
+            Self::Writers => &["relay.writers", "relay.writers_behind"],
+            Self::Growth => &["relay.growth"],
+            Self::LargeEvents => &["relay.memory_large_events"],
+        }
     }
 }
 
@@ -182,26 +196,26 @@ async fn measure(
     let mut all_made = true;
     let mut relays = None;
     for measurement in wanted {
-        let made = if let Measurement::Transform(group) = measurement {
-            transform::run(*group, scale, progress).await
-        } else {
-            // Built and started for the first that needs it.
-            let (site, relay) = match &relays {
-                Some(ready) => ready,
-                None => {
-                    let relay = relay::Relay::build(progress).await?;
-                    relays.insert((Site::start(progress).await?, relay))
+        let made = match measurement {
+            Measurement::BinarySize => memory::binary_size(progress).await,
+            Measurement::Transform(group) => transform::run(*group, scale, progress).await,
+            Measurement::Relay(measurement) => {
+                // Built and started for the first that needs it.
+                let (site, relay) = match &relays {
+                    Some(ready) => ready,
+                    None => {
+                        let relay = relay::Relay::build(progress).await?;
+                        relays.insert((Site::start(progress).await?, relay))
+                    }
+                };
+                match measurement {
+                    OfRelay::Drain => drain::run(site, relay, without, scale, progress).await,
+                    OfRelay::Latency => latency::run(site, relay, without, scale, progress).await,
+                    OfRelay::Scheduled => latency::scheduled(site, relay, scale, progress).await,
+                    OfRelay::Writers => writers::run(site, relay, scale, progress).await,
+                    OfRelay::Growth => growth::run(site, relay, scale, progress).await,
+                    OfRelay::LargeEvents => memory::large_events(site, relay, scale, progress).await,
                 }
-            };
-            match measurement {
-                Measurement::Drain => drain::run(site, relay, without, scale, progress).await,
-                Measurement::Latency => latency::run(site, relay, without, scale, progress).await,
-                Measurement::Scheduled => latency::scheduled(site, relay, scale, progress).await,
-                Measurement::Writers => writers::run(site, relay, scale, progress).await,
-                Measurement::Growth => growth::run(site, relay, scale, progress).await,
-                Measurement::LargeEvents => memory::large_events(site, relay, scale, progress).await,
-                Measurement::BinarySize => memory::binary_size(progress).await,
-                Measurement::Transform(_) => unreachable!("it was measured above"),
             }
         };
         match made {
@@ -247,8 +261,9 @@ mod tests {
         assert_eq!(named("transform").unwrap(), Measurement::ALL[7..]);
         assert_eq!(named("transform.load").unwrap(), [Measurement::Transform(transform::Group::Registry)]);
         assert_eq!(selected(&[]).unwrap(), Measurement::ALL);
-        assert_eq!(named("relay.drain").unwrap(), [Measurement::Drain]);
-        assert_eq!(named("relay.latency").unwrap(), [Measurement::Latency, Measurement::Scheduled]);
+        assert_eq!(named("relay.drain").unwrap(), [Measurement::Relay(OfRelay::Drain)]);
+        let latency = [OfRelay::Latency, OfRelay::Scheduled].map(Measurement::Relay);
+        assert_eq!(named("relay.latency").unwrap(), latency);
         for unknown in ["rel", "relay.dr", "relay.drains", ""] {
             assert!(named(unknown).is_err(), "{unknown}");
         }
