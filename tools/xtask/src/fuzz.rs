@@ -30,6 +30,13 @@ enum Target {
     Invocation,
 }
 
+impl Target {
+    /// As cargo-fuzz and the command line have it.
+    fn name(self) -> String {
+        self.to_possible_value().expect("no target is hidden").get_name().to_owned()
+    }
+}
+
 /// Cases may not take longer: one that does is a finding.
 const LONGEST_CASE: Duration = Duration::from_secs(5);
 /// Which cargo-fuzz is installed where there is none.
@@ -37,11 +44,15 @@ const CARGO_FUZZ: &str = "0.13.2";
 
 pub(crate) async fn run(args: FuzzArgs) -> anyhow::Result<ExitCode> {
     let targets = args.target.map_or_else(|| Target::value_variants().to_vec(), |target| vec![target]);
+    let names: Vec<String> = targets.into_iter().map(Target::name).collect();
     let tools = Settings::workspace()?.tools.join("cargo-fuzz");
     install(&tools).await?;
+    // All of them before any is run: a run that ends badly is a finding then.
+    for name in &names {
+        build(&tools, name).await?;
+    }
     let mut broken = Vec::new();
-    for target in targets {
-        let name = target.to_possible_value().context("a target has a name")?.get_name().to_owned();
+    for name in names {
         let folder = workspace_root().join("fuzz");
         let corpus = folder.join("corpus").join(&name);
         tokio::fs::create_dir_all(&corpus).await.context("making the corpus's folder")?;
@@ -66,6 +77,17 @@ pub(crate) async fn run(args: FuzzArgs) -> anyhow::Result<ExitCode> {
     }
     eprintln!("broken: {}; the cases are in fuzz/artifacts", broken.join(", "));
     Ok(ExitCode::from(1))
+}
+
+async fn build(tools: &Path, name: &str) -> anyhow::Result<()> {
+    let mut command = nightly_cargo(tools, &["fuzz", "build", name])?;
+    let status = command.status().await.context("cargo could not be run")?;
+    ensure!(
+        status.success(),
+        "{name} does not build, so nothing was fuzzed: mend what the compiler says above, or run `rustup update nightly` \
+         where the toolchain is at fault, then `cargo xtask fuzz {name}` again"
+    );
+    Ok(())
 }
 
 /// The nightly toolchain, beside the others of rustup, and cargo-fuzz, into `tools`; each where it is missing.
