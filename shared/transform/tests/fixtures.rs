@@ -137,6 +137,19 @@ fn odd_events() -> String {
         ("\"userId\":\"u-1\",", ""),
         ("\"userId\":\"u-1\",", "\"__proto__\":{\"userId\":\"u-1\"},"),
         ("\"status\":\"PENDING\"", "\"status\":\"\",\"other\":[{\"deep\":[1e999,-0.0,null]}]"),
+        // A name that is read, twice in one object: next to itself, further on, escaped, with the same value.
+        ("\"status\":\"PENDING\"", "\"status\":\"PENDING\",\"status\":\"PAID\""),
+        ("\"itemCount\":1", "\"itemCount\":1,\"orderId\" :\t\"\""),
+        ("\"status\":\"PENDING\"", "\"status\":\"PENDING\",\"st\\u0061tus\":\"PENDING\""),
+        ("\"items\":[", "\"items\":[],\"items\":["),
+        ("\"quantity\":2,\"unitPrice\"", "\"quantity\":2,\"quantity\":2,\"unitPrice\""),
+        ("\"lineTotal\":", "\"lineTotal\":\"\",\"line\\u0054otal\":"),
+        // One that isn't read, one of another object, and text that looks like one.
+        ("\"unitPrice\":", "\"unitPrice\":null,\"unitPrice\":"),
+        ("\"status\"", "\"other\":{\"status\":1,\"status\":[]},\"other\":\"\",\"__proto__\":1,\"status\""),
+        ("\"status\"", "\"others\":[{\"items\":[{\"quantity\":1,\"quantity\":1}]}],\"\":{},\"status\""),
+        ("\"items\":[", "\"\\\"items\":[],\"items\":["),
+        ("\"u-1\"", "\"\\\\\\\",\\\"status\\\":{[\\\\\""),
         // Lists and objects.
         ("\"items\":[", "\"items\":null,\"others\":["),
         ("\"items\":[", "\"items\":[null,"),

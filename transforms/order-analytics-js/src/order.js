@@ -4,11 +4,26 @@
 // of another type, or figures that contradict each other reject the event.
 
 import { add, decimal, isEqual, text as decimalText } from './decimal.js';
+import { repeated } from './names.js';
 import { microsOf } from './time.js';
 
 const SCHEMA_VERSION = 1;
 const U32_MAX = 2n ** 32n - 1n;
 const DIGITS = /^\d+$/;
+
+// The fields that are wanted, each with its type.
+const ITEM = { quantity: u32, lineTotal: string };
+const ORDER = {
+  orderId: string,
+  userId: string,
+  status: string,
+  totalAmount: string,
+  itemCount: u32,
+  quantity: u32,
+  items: list,
+  createdAt: string,
+};
+const NAMES = { __proto__: null, ...ORDER, items: { __proto__: null, ...ITEM } };
 
 // `ignoreBOM` keeps the mark in the text, where JSON has no place for it.
 const UTF_8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -52,25 +67,20 @@ export function orderRow({ schemaVersion, aggregateId, payload }) {
   ];
 }
 
-// The fields that are wanted, each of its type.
 function read(payload) {
-  let given;
+  let text, given;
   try {
-    given = JSON.parse(UTF_8.decode(payload), exactly);
+    text = UTF_8.decode(payload);
+    given = JSON.parse(text, exactly);
   } catch (error) {
     throw malformed(error.message);
   }
-  const order = fields(given, 'the payload', {
-    orderId: string,
-    userId: string,
-    status: string,
-    totalAmount: string,
-    itemCount: u32,
-    quantity: u32,
-    items: list,
-    createdAt: string,
-  });
-  order.items = order.items.map((item) => fields(item, 'an item', { quantity: u32, lineTotal: string }));
+  const twice = repeated(text, NAMES);
+  if (twice !== undefined) {
+    throw malformed(`duplicate field '${twice}'`);
+  }
+  const order = fields(given, 'the payload', ORDER);
+  order.items = order.items.map((item) => fields(item, 'an item', ITEM));
   return order;
 }
 
