@@ -1,5 +1,7 @@
 //! `outflow transform shadow`, and what `activate` says of it.
 
+mod interrupt;
+
 use super::{Workbench, event, keys, order};
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,

@@ -28,9 +28,9 @@ use serde::Serialize;
 use std::{
     io::IsTerminal,
     num::NonZeroU64,
-    pin::{Pin, pin},
     time::{Duration, Instant},
 };
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(super) use last::Last;
 
@@ -135,15 +135,16 @@ pub(crate) async fn run(args: &ShadowArgs) -> anyhow::Result<Finding> {
 /// Reads and compares until it is to end.
 async fn watch(args: &ShadowArgs, tail: &Tail, mut lineup: Lineup) -> anyhow::Result<(Lineup, Ended)> {
     let until = Instant::now() + args.duration;
+    // Before anybody can see that it reads.
+    let mut stop = signal(SignalKind::interrupt()).context("listening for Ctrl-C")?;
     let bar = progress(args.records);
-    let mut stop = pin!(async { drop(tokio::signal::ctrl_c().await) });
     let ended = loop {
         let compared = lineup.comparison.records().compared;
         let wanted = args.records.map_or(BATCH, |records| records.get().saturating_sub(compared).min(BATCH));
         if wanted == 0 {
             break Ended::Records;
         }
-        let (batch, ended) = gather(tail, wanted, until, args.timeout, stop.as_mut()).await?;
+        let (batch, ended) = gather(tail, wanted, until, args.timeout, &mut stop).await?;
         lineup = tokio::task::spawn_blocking(move || {
             lineup.take(&batch, until);
             lineup
@@ -167,7 +168,7 @@ async fn gather(
     wanted: u64,
     until: Instant,
     timeout: Option<Duration>,
-    mut stop: Pin<&mut impl Future<Output = ()>>,
+    stop: &mut Signal,
 ) -> anyhow::Result<(Vec<Arrived>, Option<Ended>)> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     let silence = timeout.map(|timeout| Instant::now() + timeout).filter(|silence| *silence < until);
@@ -189,7 +190,7 @@ async fn gather(
                 };
                 return Ok((batch, ended));
             }
-            () = stop.as_mut() => return Ok((batch, Some(Ended::Interrupted))),
+            _ = stop.recv() => return Ok((batch, Some(Ended::Interrupted))),
         }
     }
     // A backlog has no silence in which time could be looked at.
