@@ -9,9 +9,11 @@ use axum::{
     routing::{get, post},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use outflow_broker::Record;
 use outflow_stack::{target_dir, workspace_root};
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -184,17 +186,16 @@ async fn end(
 }
 
 /// A Kafka batch as Lambda's event: each topic's records, in partition 0, from offset 0 on.
-pub fn kafka_event(topics: &[(&str, Vec<Vec<u8>>)]) -> Value {
-    let records = topics.iter().map(|(topic, values)| {
-        let record = |(offset, value): (usize, &Vec<u8>)| {
-            json!({
-                "topic": topic, "partition": 0, "offset": offset, "timestamp": 0, "timestampType": "CREATE_TIME",
-                "key": BASE64_STANDARD.encode(offset.to_string()), "value": BASE64_STANDARD.encode(value),
-                "headers": [],
-            })
-        };
-        (format!("{topic}-0"), values.iter().enumerate().map(record).collect::<Value>())
-    });
-    let records: serde_json::Map<_, _> = records.collect();
-    json!({"eventSource": "SelfManagedKafka", "bootstrapServers": "127.0.0.1:9092", "records": records})
+pub fn kafka_event(records: impl IntoIterator<Item = Record>) -> Value {
+    let base64 = |bytes: Option<Vec<u8>>| bytes.map(|bytes| BASE64_STANDARD.encode(bytes));
+    let mut partitions: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for Record { topic, key, payload, headers } in records {
+        let headers: Vec<Value> = headers.into_iter().map(|(name, value)| json!({(name): value})).collect();
+        let partition = partitions.entry(format!("{topic}-0")).or_default();
+        partition.push(json!({
+            "topic": topic, "partition": 0, "offset": partition.len(), "timestamp": 0, "timestampType": "CREATE_TIME",
+            "key": base64(key), "value": base64(payload), "headers": headers,
+        }));
+    }
+    json!({"eventSource": "SelfManagedKafka", "bootstrapServers": "127.0.0.1:9092", "records": partitions})
 }

@@ -1,7 +1,7 @@
 //! `load-analytics` itself, called as Lambda calls it: whichever table a batch is for, only a row at fault is left out.
 
 use super::{DAY, DAY_MS, LIMIT, figures::Figures, orders::Shop, utc};
-use outflow_broker::topics;
+use outflow_broker::{Record, topics};
 use outflow_stack::workspace_root;
 use outflow_tests::{Function, kafka_event, services};
 use rdkafka::{
@@ -35,7 +35,15 @@ impl Loader {
     /// # Errors
     /// What the function says where the whole batch is to be delivered again.
     pub(super) async fn load(&self, rows: &[(&str, Vec<Vec<u8>>)]) -> Result<(), Value> {
-        let answer = self.function.invoke(kafka_event(rows)).await?;
+        let record = |topic: &str, (number, row): (usize, &Vec<u8>)| Record {
+            topic: topic.to_owned(),
+            key: Some(number.to_string().into_bytes()),
+            payload: Some(row.clone()),
+            headers: Vec::new(),
+        };
+        let records =
+            rows.iter().flat_map(|(topic, rows)| rows.iter().enumerate().map(|row| record(topic, row)));
+        let answer = self.function.invoke(kafka_event(records)).await?;
         assert_eq!(answer, json!({"batchItemFailures": []}));
         Ok(())
     }

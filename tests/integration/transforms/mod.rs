@@ -1,6 +1,8 @@
-//! What `outflow transform` does with real events and tables: each test has a topic and a registry of its own.
+//! What `outflow transform`, and the function, do with real events and tables: each test has a topic and a registry of its
+//! own.
 
 mod activate;
+mod judgement;
 mod record;
 mod shadow;
 
