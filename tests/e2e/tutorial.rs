@@ -7,12 +7,9 @@
 use crate::harness::on_the_pipe;
 use anyhow::{Context, bail, ensure};
 use outflow_stack::workspace_root;
+use outflow_tests::copy_guests;
 use regex::Regex;
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    process::Output,
-};
+use std::{collections::HashMap, path::PathBuf, process::Output};
 use tempfile::TempDir;
 use tokio::process::Command;
 use xtask::pipe::{FIRST_TRANSFORM, Outflow};
@@ -102,13 +99,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(outflow: &'a Outflow, shop: &'a str) -> anyhow::Result<Self> {
         let checkout = TempDir::new()?;
-        for folder in ["transforms", "shared/transform-sdk"] {
-            copy(&workspace_root().join(folder), &checkout.path().join(folder))?;
-        }
-        // The guests' workspace reads the versions of its packages from the one around it.
-        for file in ["Cargo.toml", "Cargo.lock"] {
-            std::fs::copy(workspace_root().join(file), checkout.path().join(file))?;
-        }
+        copy_guests(checkout.path())?;
         Ok(Self { outflow, shop, checkout, digests: HashMap::new() })
     }
 
@@ -195,20 +186,6 @@ fn pattern(line: &str, digests: &HashMap<String, String>) -> anyhow::Result<Rege
     });
     let words: Vec<String> = words.collect();
     Ok(Regex::new(&format!(r"^\s*{}\s*$", words.join(r"\s+")))?)
-}
-
-fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let (path, name) = (entry.path(), entry.file_name());
-        match path.is_dir() {
-            true if name == "target" || name == "node_modules" => {}
-            true => copy(&path, &to.join(name))?,
-            false => drop(std::fs::copy(&path, to.join(name))?),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! What the tests share: the services they run against, and a shop of their own in them.
 
+mod checkout;
 mod function;
 pub mod order_row;
 mod recorder;
 mod server;
 mod shop;
 
+pub use checkout::copy_guests;
 pub use function::{Function, kafka_event};
 pub use order_row::OrderRow;
 pub use recorder::Recorder;

@@ -1,5 +1,6 @@
 //! `outflow transform` as scripts see it: exit codes, JSON keys, what stands on stdout.
 
+use outflow_tests::copy_guests;
 use outflow_transform::Target;
 use serde_json::Value;
 use std::{
@@ -28,18 +29,11 @@ impl Cli {
         self.folder.path().join("transform.key")
     }
 
-    /// The sources of the guests beside the SDK, without what was built of them.
+    /// The guests' workspace in a folder of this test's own.
     fn copy_of_transforms(&self) -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let copy = self.folder.path().join("checkout");
-        let sources = ["transforms", "shared/transform-sdk"];
-        for folder in sources {
-            copy_sources(&root.join(folder), &copy.join(folder));
-        }
-        for file in ["Cargo.toml", "Cargo.lock"] {
-            std::fs::copy(root.join(file), copy.join(file)).expect("it can be copied");
-        }
-        copy.join("transforms")
+        let checkout = self.folder.path().join("checkout");
+        copy_guests(&checkout).expect("it can be copied");
+        checkout.join("transforms")
     }
 
     /// Exit code, stdout, stderr.
@@ -78,19 +72,6 @@ impl Cli {
         let (found, stdout, stderr) = self.run(&[arguments, &["--json", "-"]].concat());
         assert_eq!(found, code, "{arguments:?}: {stderr}");
         serde_json::from_str(&stdout).expect("stdout is JSON")
-    }
-}
-
-fn copy_sources(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("it can be made");
-    for entry in std::fs::read_dir(from).expect("it is there") {
-        let entry = entry.expect("it can be read");
-        let (path, name) = (entry.path(), entry.file_name());
-        match path.is_dir() {
-            true if name == "target" || name == "node_modules" => {}
-            true => copy_sources(&path, &to.join(name)),
-            false => drop(std::fs::copy(&path, to.join(name)).expect("it can be copied")),
-        }
     }
 }
 
