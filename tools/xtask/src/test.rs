@@ -141,7 +141,7 @@ async fn run_suite(
         ));
     }
     let mut passed = true;
-    for mut command in commands(suite, settings, progress).await? {
+    for mut command in commands(suite, args.long, settings, progress).await? {
         command.envs(env.iter().map(|(name, value)| (name, value)));
         if args.long {
             command.env("OUTFLOW_TEST_LONG", "1");
@@ -151,7 +151,12 @@ async fn run_suite(
     Ok(passed)
 }
 
-async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> anyhow::Result<Vec<Command>> {
+async fn commands(
+    suite: Suite,
+    long: bool,
+    settings: &Settings,
+    progress: &Terminal,
+) -> anyhow::Result<Vec<Command>> {
     Ok(match suite {
         Suite::Lint => vec![
             cargo(&["fmt", "--all", "--check"]),
@@ -175,7 +180,7 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
         Suite::Integration => vec![
             with_threads(tests(&["front", "lifecycle"]), "1"),
             with_threads(tests(&["invocations", "kafka", "killed_broker", "integration"]), TEST_THREADS),
-            with_threads(tests(&["bench"]), "1"),
+            with_threads(benchmarks(long), "1"),
         ],
         Suite::Faults => vec![
             in_workspace(USUAL, "build", &["--quiet", "--example", "relay"]),
@@ -194,6 +199,15 @@ async fn commands(suite: Suite, settings: &Settings, progress: &Terminal) -> any
             ]
         }
     })
+}
+
+/// That of transforms builds the compiler of WASM with other features than everything else, which takes minutes.
+fn benchmarks(long: bool) -> Command {
+    let mut command = tests(&["bench"]);
+    if !long {
+        command.args(["--", "--skip", "every_figure_of_transforms"]);
+    }
+    command
 }
 
 fn cargo(args: &[&str]) -> Command {
