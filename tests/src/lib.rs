@@ -11,7 +11,7 @@ pub use checkout::copy_guests;
 pub use function::{Function, kafka_event};
 pub use order_row::OrderRow;
 pub use recorder::Recorder;
-pub use server::{OwnServer, counters};
+pub use server::{OwnServer, counters, statements};
 pub use shop::{TestShop, event, in_a_minute, write_event};
 
 use outflow_stack::{Endpoints, Settings, Stack};

@@ -72,7 +72,20 @@ impl Drop for OwnServer {
     }
 }
 
-/// What the server counts, for this session or as a whole: `Handler_read%`, `Questions`.
+/// Statements that the whole server has carried out so far, whoever asked. `Questions` would count what a pool does in its
+/// own time as well: a connection that is set up, or given up, is several.
+///
+/// # Panics
+/// Where MySQL refuses.
+pub async fn statements(connection: &mut MySqlConnection) -> i64 {
+    const NOT_ASKED: [&str; 3] = ["Com_set_option", "Com_show_status", "Com_admin_commands"];
+    let counts = counters(connection, true, "Com\\_%").await;
+    // `Com_stmt_execute` and the like count a prepared statement a second time.
+    let asked = |name: &str| !name.starts_with("Com_stmt_") && !NOT_ASKED.contains(&name);
+    counts.iter().filter(|(name, _)| asked(name)).map(|(_, count)| count).sum()
+}
+
+/// What the server counts, for this session or as a whole: `Handler_read%`, `Bytes_sent`.
 ///
 /// # Panics
 /// Where MySQL refuses.
