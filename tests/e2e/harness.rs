@@ -11,6 +11,7 @@ use std::{
 };
 use tokio::{runtime::Runtime, sync::Mutex};
 use xtask::{
+    figures,
     load::{Customer, Orders},
     pipe::Pipe,
     progress::Terminal,
@@ -101,6 +102,26 @@ impl Shop {
         .await?;
         let orders = self.mysql("SELECT COUNT(*) FROM orders").await?;
         anyhow::ensure!(report["checked"].as_i64() == Some(orders), "not every order was checked: {report}");
+        Ok(())
+    }
+
+    /// The same of all that the first transforms fill: each line of an order is in both tables of lines once, as what was
+    /// sold and as what is reserved (an order has a product once), with all its pieces.
+    pub(crate) async fn assert_lines_conserved(&self) -> anyhow::Result<()> {
+        self.assert_conserved().await?;
+        let lines = self.mysql("SELECT COUNT(*) FROM order_items").await?;
+        let pieces = self.mysql("SELECT CAST(SUM(quantity) AS SIGNED) FROM order_items").await?;
+        for table in ["order_items_analytics", "inventory_analytics"] {
+            let sql = format!("SELECT count() AS n, sum(quantity) AS pieces FROM {table} FINAL");
+            eventually(&format!("{table} equals MySQL"), async || {
+                let row = self.pipe.query_one(&sql).await?;
+                let found = (figures::number(&row, "n")?, figures::number(&row, "pieces")?);
+                let wanted = (u64::try_from(lines)?, u64::try_from(pieces)?);
+                anyhow::ensure!(found == wanted, "{found:?} lines and pieces, {wanted:?} in MySQL");
+                Ok(Some(()))
+            })
+            .await?;
+        }
         Ok(())
     }
 }
