@@ -17,11 +17,12 @@ const VERSION: &str = "1.0.0";
 #[test]
 fn a_new_transform_counts_from_the_next_batch_on_without_a_restart() {
     on_the_pipe(async |shop| {
+        let began = OffsetDateTime::now_utc();
         let first = shop.pipe.outflow.publish(FIRST_TRANSFORM).await?;
         let changed = shop.pipe.outflow.publish(CHANGED_TRANSFORM).await?;
         shop.pipe.outflow.activate(&first).await?;
         let before = shop.order().await?;
-        shop.assert_lines_conserved().await?;
+        shop.assert_lines_conserved(began).await?;
         let processes = shop.pipe.system.function_processes("transform-events");
 
         // Times in the registry are whole seconds.
@@ -29,7 +30,7 @@ fn a_new_transform_counts_from_the_next_batch_on_without_a_restart() {
         let activate = ["transform", "activate", &changed, "--by", "mina", "--why", "bands are wanted"];
         shop.pipe.outflow.run(&activate).await?;
         let after = shop.order().await?;
-        shop.assert_lines_conserved().await?;
+        shop.assert_lines_conserved(began).await?;
 
         let active = figures_of(shop, &changed).await?;
         let since =
@@ -106,6 +107,7 @@ fn a_pointer_to_what_does_not_load_changes_nothing_and_the_log_says_why() {
 #[test]
 fn a_module_that_rejects_too_much_goes_back_by_itself_and_what_it_rejected_arrives_after_all() {
     on_the_pipe(async |shop| {
+        let began = OffsetDateTime::now_utc();
         let good = shop.pipe.outflow.switch_to(FIRST_TRANSFORM).await?;
         shop.order().await?;
         shop.assert_conserved().await?;
@@ -149,7 +151,7 @@ fn a_module_that_rejects_too_much_goes_back_by_itself_and_what_it_rejected_arriv
         let report: Value =
             serde_json::from_str(&shop.pipe.outflow.run(&[&redrive[..], &["--json", "-"]].concat()).await?)?;
         ensure!(report["counts"]["redriven"] == letters, "{}", report["counts"]);
-        shop.assert_lines_conserved().await?;
+        shop.assert_lines_conserved(began).await?;
         ensure!(open(shop, &rejecting).await?.is_empty(), "all of them are closed");
         Ok(())
     });
@@ -158,10 +160,11 @@ fn a_module_that_rejects_too_much_goes_back_by_itself_and_what_it_rejected_arriv
 #[test]
 fn a_new_slot_whose_module_the_function_does_not_trust_loses_nothing_and_the_log_says_what_mends_it() {
     on_the_pipe(async |shop| {
+        let began = OffsetDateTime::now_utc();
         let outflow = &shop.pipe.outflow;
         outflow.switch_to(FIRST_TRANSFORM).await?;
         outflow.switch_to(BESIDE).await?;
-        shop.assert_lines_conserved().await?;
+        shop.assert_lines_conserved(began).await?;
         outflow.run(&["transform", "deactivate", "--slot", "order_items_analytics", "--yes"]).await?;
         // Whoever publishes and activates has a key that the function was not told of.
         let folder = tempfile::tempdir()?;
@@ -186,7 +189,7 @@ fn a_new_slot_whose_module_the_function_does_not_trust_loses_nothing_and_the_log
         ensure!(report["missing"] == 3, "nothing goes on without the rows of the new slot: {report}");
 
         ensure!(shop.pipe.outflow.publish(BESIDE).await? == digest, "the same module, by a trusted key");
-        shop.assert_lines_conserved().await
+        shop.assert_lines_conserved(began).await
     });
 }
 
