@@ -8,9 +8,9 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use xtask::pipe::FIRST_TRANSFORM;
 
-const REJECTING: &str = "rejecting-guest";
+pub(crate) const REJECTING: &str = "rejecting-guest";
 /// Another transform of the same events, active beside it.
-const BESIDE: &str = "order-items-analytics";
+pub(crate) const BESIDE: &str = "order-items-analytics";
 const ORDERS: usize = 6;
 
 #[test]
@@ -94,7 +94,7 @@ fn a_record_that_is_rejected_again_comes_back_with_one_attempt_more() {
 }
 
 /// The causes of open letters of this module.
-async fn open(shop: &Shop, module: &str) -> anyhow::Result<Vec<Value>> {
+pub(crate) async fn open(shop: &Shop, module: &str) -> anyhow::Result<Vec<Value>> {
     let list = shop.pipe.outflow.run(&["dlq", "list", "--module", module, "--json", "-"]).await?;
     let list: Value = serde_json::from_str(&list)?;
     Ok(list["causes"].as_array().context("a list has causes")?.clone())

@@ -9,8 +9,10 @@ use std::{
     sync::LazyLock,
     time::{Duration, Instant},
 };
+use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::{runtime::Runtime, sync::Mutex};
 use xtask::{
+    figures,
     load::{Customer, Orders},
     pipe::Pipe,
     progress::Terminal,
@@ -101,6 +103,39 @@ impl Shop {
         .await?;
         let orders = self.mysql("SELECT COUNT(*) FROM orders").await?;
         anyhow::ensure!(report["checked"].as_i64() == Some(orders), "not every order was checked: {report}");
+        Ok(())
+    }
+
+    /// The same of all that the first transforms fill, for orders since then: each line of an order is in both tables of
+    /// lines once, as what was sold and as what is reserved (an order has a product once), with all its pieces. Events that
+    /// other tests have made up are older.
+    pub(crate) async fn assert_lines_conserved(&self, since: OffsetDateTime) -> anyhow::Result<()> {
+        self.assert_conserved().await?;
+        let since = since.replace_millisecond(since.millisecond())?;
+        let (lines, pieces): (i64, i64) = sqlx::query_as(
+            "SELECT COUNT(*), CAST(COALESCE(SUM(i.quantity), 0) AS SIGNED) FROM order_items i JOIN orders o ON o.id = i.order_id
+             WHERE o.created_at >= ?",
+        )
+        .bind(PrimitiveDateTime::new(since.date(), since.time()))
+        .fetch_one(self.store.pool())
+        .await
+        .context("mysql could not count lines")?;
+        let since_ms = since.unix_timestamp_nanos() / 1_000_000;
+        for (table, time) in [("order_items_analytics", "order_date"), ("inventory_analytics", "reserved_at")]
+        {
+            let sql = format!(
+                "SELECT count() AS n, sum(quantity) AS pieces FROM {table} FINAL
+                 WHERE {time} >= fromUnixTimestamp64Milli(toInt64({since_ms}))"
+            );
+            eventually(&format!("{table} equals MySQL"), async || {
+                let row = self.pipe.query_one(&sql).await?;
+                let found = (figures::number(&row, "n")?, figures::number(&row, "pieces")?);
+                let wanted = (u64::try_from(lines)?, u64::try_from(pieces)?);
+                anyhow::ensure!(found == wanted, "{found:?} lines and pieces, {wanted:?} in MySQL");
+                Ok(Some(()))
+            })
+            .await?;
+        }
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A block that begins with ```` ```console ```` has commands behind `$ ` and under each what it prints; one with a path
 //! behind its language is written to that file. In what is printed `…` stands for anything, and for any lines where it
-//! stands alone; spaces don't count. A digest of the text stands for the one that is printed in its place.
+//! stands alone; spaces don't count. What goes to stderr stands where a terminal shows it. A digest of the text stands for the
+//! one that is printed in its place.
 
 use crate::harness::on_the_pipe;
 use anyhow::{Context, bail, ensure};
@@ -131,7 +132,8 @@ impl<'a> Session<'a> {
         }
         // The reader's `cargo outflow` is the command that is built already, and `stack env` is set.
         let script = format!(
-            r#"cargo() {{ case "$1" in outflow) shift; "$OUTFLOW" "$@";; xtask) ;; *) command cargo "$@";; esac; }}
+            r#"exec 2>&1
+cargo() {{ case "$1" in outflow) shift; "$OUTFLOW" "$@";; xtask) ;; *) command cargo "$@";; esac; }}
 {command}"#
         );
         let mut bash = Command::new("bash");

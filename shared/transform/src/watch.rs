@@ -39,6 +39,10 @@ impl Counts {
                 }
             }
         }
+        // The time of a batch that had nothing for the module would be told as news, and hold up what is.
+        if stats.records == 0 {
+            return;
+        }
         self.records.fetch_add(stats.records, Relaxed);
         self.rows.fetch_add(stats.rows, Relaxed);
         self.skipped.fetch_add(stats.skipped, Relaxed);
@@ -100,6 +104,15 @@ fn verdict(stats: &Stats, limit: RejectLimit) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_without_anything_for_the_module_is_no_news() {
+        let counts = Counts::default();
+        counts.add([].iter(), Duration::from_millis(5));
+        assert_eq!(counts.stats(), Stats::default());
+        counts.add([Outcome::Skip].iter(), Duration::from_millis(5));
+        assert_eq!(counts.stats(), Stats { records: 1, skipped: 1, run_us: 5_000, ..Stats::default() });
+    }
 
     #[test]
     fn a_module_is_judged_within_its_first_records_by_the_part_it_rejects() {

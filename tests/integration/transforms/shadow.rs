@@ -14,6 +14,9 @@ const FIRST: &str = "order-analytics";
 const BANDED: &str = "order-analytics-banded";
 /// Goes wrong as an order's user says.
 const WAYWARD: &str = "wayward-guest";
+const ITEMS: &str = "order-items-analytics";
+/// Fills the tables of `FIRST` and of `ITEMS`, not quite as they do where an order's user says so.
+const WHOLE: &str = "whole-order-guest";
 
 impl Workbench {
     /// The report of a run over this test's topic.
@@ -62,7 +65,8 @@ async fn a_changed_column_is_told_with_examples_and_the_report_is_kept() {
     assert_eq!(keys(&report), expected);
     assert_eq!(report["records"], json!({"compared": 5, "same": 0, "different": 5}));
     assert_eq!((&report["slot"], &report["ended"]), (&json!("orders_analytics"), &json!("records")));
-    assert_eq!(report["active"], json!([{"digest": active, "name": FIRST, "version": "1.0.0"}]));
+    let beside = json!([{"slot": "orders_analytics", "digest": active, "name": FIRST, "version": "1.0.0"}]);
+    assert_eq!(report["active"], beside);
     let [column] = &report["columns"].as_array().unwrap()[..] else { panic!("{}", report["columns"]) };
     assert_eq!((&column["column"], &column["rows"]), (&json!("order_band"), &json!(5)));
     let examples = column["examples"].as_array().unwrap();
@@ -251,7 +255,7 @@ async fn silence_is_told_and_no_error() {
 async fn beside_nothing_all_rows_are_added() {
     let bench = Workbench::start().await;
     let candidate = bench.outflow.publish(FIRST).await.unwrap();
-    bench.activate("order-items-analytics").await;
+    bench.activate(ITEMS).await;
     bench.send((0..3).map(|_| order("u-1"))).await;
 
     let arguments =
@@ -264,6 +268,90 @@ async fn beside_nothing_all_rows_are_added() {
     assert_eq!((&report["active"], &report["ratio"]), (&json!([]), &Value::Null));
     assert_eq!((&report["tables"][0]["added"], &report["tables"][0]["removed"]), (&json!(3), &json!(0)));
     assert_eq!(report["outcomes"][0]["active"], "skip");
+}
+
+#[tokio::test]
+async fn each_table_is_compared_with_the_rows_of_the_module_that_fills_it() {
+    let bench = Workbench::start().await;
+    let first = bench.activate(FIRST).await;
+    let items = bench.activate(ITEMS).await;
+    bench.activate("inventory-analytics").await;
+    let candidate = bench.outflow.publish(WHOLE).await.unwrap();
+    let users = ["u-1", "band", "twice", "no lines", "reject", "panic", "refuse", "skip"];
+    bench.send(users.map(order)).await;
+    let mut contradictory = order("u-1");
+    contradictory.key = Some(b"another order".to_vec());
+    bench.send([contradictory]).await;
+    let named = |slot: &str, digest: &str, name: &str| json!({"slot": slot, "digest": digest, "name": name, "version": "1.0.0"});
+    let beside = |orders: Value| json!([named("order_items_analytics", &items, ITEMS), orders]);
+
+    let alike = bench.shadow(0, &candidate, &[&BACKLOG[..], &["--records", "1"]].concat()).await;
+    assert_eq!(alike["active"], beside(named("orders_analytics", &first, FIRST)));
+    assert_eq!(alike["summary"], "1 record, no difference");
+    let same = |table: &Value| (table["table"].clone(), table["active"].clone(), table["same"].clone());
+    let tables: Vec<_> = alike["tables"].as_array().unwrap().iter().map(same).collect();
+    let expected =
+        ["order_items_analytics", "orders_analytics"].map(|table| (json!(table), json!(1), json!(1)));
+    assert_eq!(tables, expected);
+
+    let wayward = bench.activate(WAYWARD).await;
+    let run = [&BACKLOG[..], &["--records", "9"]].concat();
+    let report = bench.shadow(1, &candidate, &run).await;
+
+    assert_eq!(report["slot"], "order_items_analytics+orders_analytics");
+    assert_eq!(report["active"], beside(named("orders_analytics", &wayward, WAYWARD)));
+    assert_eq!(report["records"], json!({"compared": 9, "same": 2, "different": 7}));
+    let counts = |table: &Value| {
+        ["active", "candidate", "same", "changed", "added", "removed"].map(|key| table[key].as_u64().unwrap())
+    };
+    let tables: Vec<_> = report["tables"].as_array().unwrap().iter().map(counts).collect();
+    assert_eq!(tables, [[8, 6, 6, 0, 0, 2], [6, 7, 3, 1, 3, 2]]);
+    let [band] = &report["columns"].as_array().unwrap()[..] else { panic!("{}", report["columns"]) };
+    assert_eq!((&band["table"], &band["column"]), (&json!("orders_analytics"), &json!("order_band")));
+    let example = &band["examples"][0];
+    assert_eq!((&example["active"], &example["candidate"]), (&json!("other"), &json!("all")));
+    let turned =
+        |turned: &Value| ["active", "candidate"].map(|side| turned[side].as_str().unwrap().to_owned());
+    let outcomes: Vec<_> = report["outcomes"].as_array().unwrap().iter().map(turned).collect();
+    let expected = [
+        ["rows", "reject module not_mapped"],
+        ["rows, reject module not_mapped", "rows"],
+        ["rows, reject trap trap", "rows"],
+    ];
+    assert_eq!(outcomes, expected);
+    let told = report["outcomes"][1]["examples"][0]["active"].as_str().unwrap();
+    assert!(told.starts_with("1 row; order ") && told.ends_with(" is not mapped"), "{told}");
+    // Both active modules reject the last record, for one reason.
+    let rejected = |stage: &str, code: &str| json!({"stage": stage, "code": code, "records": 1});
+    let of_both = [rejected("module", "not_mapped"), rejected("module", "wrong_aggregate")];
+    assert_eq!(report["rejects"]["candidate"], json!(of_both));
+    assert_eq!(report["rejects"]["active"], json!([&of_both[..], &[rejected("trap", "trap")]].concat()));
+    assert_eq!(report["traps"], json!({"active": 1, "candidate": 0}));
+    let text =
+        bench.call(&[&["shadow", &candidate, "--topic", &bench.topic], &run[..]].concat()).await.stdout;
+    let beside = format!(
+        "beside {ITEMS} 1.0.0 ({}) in order_items_analytics, {WAYWARD} 1.0.0 ({}) in orders_analytics: ",
+        &items[..12],
+        &wayward[..12]
+    );
+    assert!(text.contains(&beside), "{beside} in {text}");
+
+    // It takes no table from a module that is active.
+    let activate = ["activate", &candidate, "--unchecked"];
+    let refused = bench.call(&activate).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for told in [
+        format!("it ran beside {ITEMS} 1.0.0, {WAYWARD} 1.0.0, which are active, at 2"),
+        "table order_items_analytics is filled by the active transform of order_items_analytics".to_owned(),
+    ] {
+        assert!(refused.stderr.contains(&told), "{told} in {}", refused.stderr);
+    }
+    for slot in ["order_items_analytics", "orders_analytics"] {
+        bench.outflow.run(&["transform", "deactivate", "--slot", slot, "--yes"]).await.unwrap();
+    }
+    let activated = bench.call(&activate).await;
+    assert_eq!(activated.code, 0, "{activated:?}");
+    assert!(activated.stderr.contains("which are not what is active now"), "{}", activated.stderr);
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
-//! Reads the shop's `OrderCreated` events strictly, and gives the row of `orders_analytics` that each stands for. The
-//! guests that fill that table differ in the band alone; `order-items-analytics` takes the lines.
+//! Reads the shop's `OrderCreated` events strictly, and gives the row of `orders_analytics` that each stands for, and those
+//! of `order_items_analytics`. The guests that fill the first of these tables differ in the band alone.
 //!
 //! An unknown field is let through (producers add fields before readers know them); a missing one, one of
 //! another type, or figures that contradict each other reject the event.
 
+mod items;
 mod payload;
 
+pub use items::{ORDER_ITEMS_ANALYTICS, item_rows};
 use outflow_transform_sdk::{Decimal, Event, Reject, Rows, Table, time};
 pub use payload::{Figures, Item, Line, OrderCreated, money};
 use serde::Deserialize;

@@ -1,44 +1,10 @@
 //! `OrderCreated` to `order_items_analytics`: a row a line of the order, with what it sold for.
-//!
-//! The row's key is the order and the line's number, which never change: a later version of the order replaces its lines
-//! one by one.
 
-use order_event::{Item, Order, money, order};
-use outflow_transform_sdk::{Event, Reject, Rows, Table};
-
-static TABLES: &[Table] = &[Table {
-    name: "order_items_analytics",
-    columns: &[
-        ("order_id", "UUID"),
-        ("line", "UInt16"),
-        ("order_date", "DateTime64(3, 'UTC')"),
-        ("user_id", "String"),
-        ("status", "LowCardinality(String)"),
-        ("product_id", "LowCardinality(String)"),
-        ("product_name", "LowCardinality(String)"),
-        ("quantity", "UInt32"),
-        ("unit_price", "Decimal(18, 2)"),
-        ("line_total", "Decimal(18, 2)"),
-    ],
-}];
+use order_event::{ORDER_ITEMS_ANALYTICS, item_rows};
+use outflow_transform_sdk::{Event, Reject, Rows};
 
 fn map(event: &Event<'_>, rows: &mut Rows<'_>) -> Result<(), Reject> {
-    let Order { payload, created_at_us, .. } = order::<Item<'_>>(event)?;
-    for (line, item) in (1_u64..).zip(&payload.items) {
-        let amount = |field, text| money(field, text).map_err(|e| Reject::new("inconsistent_order", e));
-        rows.row(0)
-            .text(&payload.order_id)
-            .uint(line)
-            .timestamp_us(created_at_us)
-            .text(&payload.user_id)
-            .text(&payload.status)
-            .text(&item.product_id)
-            .text(&item.name)
-            .uint(item.quantity.into())
-            .decimal(amount("unitPrice", &item.unit_price)?)
-            .decimal(amount("lineTotal", &item.line_total)?);
-    }
-    Ok(())
+    item_rows(event, rows, 0)
 }
 
-outflow_transform_sdk::export!(event_types: ["OrderCreated"], tables: TABLES, map: map);
+outflow_transform_sdk::export!(event_types: ["OrderCreated"], tables: ORDER_ITEMS_ANALYTICS, map: map);

@@ -106,7 +106,6 @@ pub(crate) async fn run(args: &ShadowArgs) -> anyhow::Result<Finding> {
         ended_at: now(),
         ended,
         summary: report::summary(&differences, &lineup.apart),
-        traps: report::traps(&differences),
         differences,
         apart: lineup.apart,
         speed,

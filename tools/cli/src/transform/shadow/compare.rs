@@ -5,7 +5,7 @@
 //! is left out.
 
 use outflow_columns::{ColumnType, Kind};
-use outflow_transform::{Event, Outcome, Rejection, Row, Schema};
+use outflow_transform::{Event, Outcome, Rejection, Row, Schema, Stage};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use std::{
@@ -41,22 +41,32 @@ impl Made {
         }
     }
 
-    /// `rows`, `skip`, or `reject`, stage and code.
+    /// `rows`, `skip`, or `reject`, stage and code; all of them that it is, where several modules did not agree.
     fn kind(&self) -> String {
-        match self.rejections.first() {
-            Some(Rejection { stage, code, .. }) => format!("reject {} {}", stage.as_str(), short(code)),
-            None if self.rows.is_empty() => "skip".to_owned(),
-            None => "rows".to_owned(),
-        }
+        let rows = (!self.rows.is_empty()).then(|| "rows".to_owned());
+        let rejects = self.rejects().into_iter().map(|(stage, code)| format!("reject {stage} {code}"));
+        let kinds: Vec<String> = rows.into_iter().chain(rejects).collect();
+        if kinds.is_empty() { "skip".to_owned() } else { kinds.join(", ") }
+    }
+
+    /// Stages and codes of its rejections, each once.
+    fn rejects(&self) -> BTreeSet<(&'static str, &str)> {
+        self.rejections.iter().map(|Rejection { stage, code, .. }| (stage.as_str(), short(code))).collect()
+    }
+
+    fn is_trapped(&self) -> bool {
+        self.rejections.iter().any(|rejection| rejection.stage == Stage::Trap)
     }
 
     /// For an example of a changed outcome.
     fn told(&self) -> String {
-        match self.rejections.first() {
-            Some(Rejection { message, .. }) => cut(message),
-            None if self.rows.len() == 1 => "1 row".to_owned(),
-            None => format!("{} rows", self.rows.len()),
-        }
+        let rows = match self.rows.len() {
+            0 if !self.rejections.is_empty() => None,
+            1 => Some("1 row".to_owned()),
+            rows => Some(format!("{rows} rows")),
+        };
+        let messages = self.rejections.iter().map(|rejection| rejection.message.clone());
+        cut(&rows.into_iter().chain(messages).collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -174,6 +184,8 @@ pub(super) struct Differences {
     pub(super) columns: Vec<ColumnRows>,
     pub(super) outcomes: Vec<Turned>,
     pub(super) rejects: Sides<Vec<Rejected>>,
+    /// Records on which a side trapped.
+    pub(super) traps: Sides<u64>,
 }
 
 /// A comparison that goes on.
@@ -186,6 +198,7 @@ pub(super) struct Comparison {
     columns: BTreeMap<(Arc<str>, String), ColumnRows>,
     outcomes: BTreeMap<(String, String), Turned>,
     rejects: Sides<BTreeMap<(String, String), u64>>,
+    traps: Sides<u64>,
 }
 
 /// By table and column.
@@ -211,6 +224,7 @@ impl Comparison {
             columns: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             rejects: Sides::default(),
+            traps: Sides::default(),
         }
     }
 
@@ -222,6 +236,8 @@ impl Comparison {
     pub(super) fn take(&mut self, event: &Event<'_>, active: &Made, candidate: &Made) {
         reject(&mut self.rejects.active, active);
         reject(&mut self.rejects.candidate, candidate);
+        self.traps.active += u64::from(active.is_trapped());
+        self.traps.candidate += u64::from(candidate.is_trapped());
         let turned = self.turned(event, active, candidate);
         let mut differs = turned;
         let both = active.rows.iter().chain(&candidate.rows);
@@ -336,13 +352,14 @@ impl Comparison {
                 active: rejects(&self.rejects.active),
                 candidate: rejects(&self.rejects.candidate),
             },
+            traps: self.traps,
         }
     }
 }
 
 fn reject(rejects: &mut BTreeMap<(String, String), u64>, made: &Made) {
-    for Rejection { stage, code, .. } in &made.rejections {
-        let key = (stage.as_str().to_owned(), short(code).to_owned());
+    for (stage, code) in made.rejects() {
+        let key = (stage.to_owned(), code.to_owned());
         let is_known = rejects.contains_key(&key) || rejects.len() < KINDS;
         let key = if is_known { key } else { (OTHER.to_owned(), OTHER.to_owned()) };
         *rejects.entry(key).or_default() += 1;

@@ -52,11 +52,12 @@ impl fmt::Display for Last {
                 format!("{} {}", text("name"), text("version"))
             })
             .collect();
+        let are = if names.len() == 1 { "is" } else { "are" };
         let beside = match (names.as_slice(), against_active) {
             ([], true) => "beside nothing, as nothing is active".to_owned(),
             ([], false) => "beside nothing, and by now a module is active".to_owned(),
-            (names, true) => format!("beside {}, which is active", names.join(", ")),
-            (names, false) => format!("beside {}, which is not what is active now", names.join(", ")),
+            (names, true) => format!("beside {}, which {are} active", names.join(", ")),
+            (names, false) => format!("beside {}, which {are} not what is active now", names.join(", ")),
         };
         let (at, summary) = (report::at(report), report["summary"].as_str().unwrap_or("?"));
         write!(f, "it ran {beside}, at {at}, report {number}: {summary}")

@@ -158,7 +158,8 @@ impl Side {
         let mut made: Vec<Result<Made, String>> = events.iter().map(|_| Ok(Made::default())).collect();
         let began_at = Instant::now();
         for module in &self.modules {
-            let outcomes = outcomes(module, events, until);
+            // Where one left off, the others may.
+            let outcomes = outcomes(module, &events[..made.len()], until);
             made.truncate(outcomes.len());
             for (made, outcome) in made.iter_mut().zip(outcomes) {
                 match (made.as_mut(), outcome) {
@@ -169,7 +170,8 @@ impl Side {
             }
         }
         self.busy += began_at.elapsed();
-        let given = events[..made.len()].iter().filter(|event| self.wants(event)).count() as u64;
+        let events = &events[..made.len()];
+        let given = events.iter().filter(|event| self.wants(event)).count() as u64;
         if given > 0 && self.instructions.is_none() {
             let each = self.modules.iter().map(|module| module.instructions(events, stamp()));
             self.instructions = Some(each.sum::<Result<u64, String>>().ok().map(|sum| sum / given));

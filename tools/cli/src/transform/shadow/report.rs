@@ -29,7 +29,6 @@ pub(super) struct Report {
     #[serde(flatten)]
     pub(super) differences: Differences,
     pub(super) apart: Apart,
-    pub(super) traps: Sides<u64>,
     pub(super) speed: Sides<Option<Speed>>,
     /// Time of the candidate by that of what is active.
     pub(super) ratio: Option<f64>,
@@ -38,6 +37,8 @@ pub(super) struct Report {
 /// A module, for people and for comparing.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Named {
+    /// The tables whose rows are its own.
+    pub(super) slot: Slot,
     pub(super) digest: Digest,
     pub(super) name: String,
     pub(super) version: String,
@@ -45,13 +46,15 @@ pub(super) struct Named {
 
 impl From<&ModuleInfo> for Named {
     fn from(info: &ModuleInfo) -> Self {
-        Self { digest: info.digest.clone(), name: info.name.clone(), version: info.version.clone() }
+        let (name, version) = (info.name.clone(), info.version.clone());
+        Self { slot: info.slot(), digest: info.digest.clone(), name, version }
     }
 }
 
 impl From<&ActiveTransform> for Named {
     fn from(active: &ActiveTransform) -> Self {
-        Self { digest: active.digest.clone(), name: active.name.clone(), version: active.version.clone() }
+        let (name, version) = (active.name.clone(), active.version.clone());
+        Self { slot: active.slot.clone(), digest: active.digest.clone(), name, version }
     }
 }
 
@@ -80,14 +83,6 @@ impl Report {
     pub(super) fn differs(&self) -> bool {
         self.differences.records.different > 0 || self.apart.undecided.candidate > 0
     }
-}
-
-/// Records on which a side trapped.
-pub(super) fn traps(differences: &Differences) -> Sides<u64> {
-    let of = |rejects: &[super::compare::Rejected]| {
-        rejects.iter().filter(|rejected| rejected.stage == "trap").map(|rejected| rejected.records).sum()
-    };
-    Sides { active: of(&differences.rejects.active), candidate: of(&differences.rejects.candidate) }
 }
 
 #[expect(clippy::float_arithmetic, reason = "a ratio of times, for people")]
@@ -223,7 +218,9 @@ pub(super) fn describe(report: &Report) -> String {
 }
 
 fn names(modules: &[Named]) -> String {
-    let name = |named: &Named| format!("{} {} ({})", named.name, named.version, named.digest.short());
+    let name = |Named { slot, digest, name, version }: &Named| {
+        format!("{name} {version} ({}) in {slot}", digest.short())
+    };
     modules.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 

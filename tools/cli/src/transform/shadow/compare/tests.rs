@@ -208,6 +208,48 @@ fn an_outcome_of_another_kind_is_told_with_both() {
 }
 
 #[test]
+fn what_several_active_modules_made_of_a_record_counts_as_one_outcome() {
+    let both = |mut first: Made, second: Made| {
+        first.rows.extend(second.rows);
+        first.rejections.extend(second.rejections);
+        first
+    };
+    let (of_t, of_u) = (r#"t "a":1"#, r#"u "a":1"#);
+    let rows = || candidate(&[of_t, of_u]);
+    let no_total = || rejected(Stage::Module, "no_total");
+    let trapped = |code| rejected(Stage::Trap, code);
+    let mut comparison = comparison(&[("a", "UInt32")], &[("a", "UInt32")]);
+    comparison.take(&event(1), &both(active(&[of_t]), active(&[of_u])), &rows());
+    comparison.take(&event(2), &both(active(&[of_t]), Made::default()), &rows());
+    comparison.take(&event(3), &both(active(&[of_t]), no_total()), &rows());
+    comparison.take(&event(4), &both(active(&[of_t]), no_total()), &no_total());
+    comparison.take(&event(5), &both(no_total(), no_total()), &no_total());
+    comparison.take(&event(6), &both(trapped("trap"), trapped("out_of_fuel")), &trapped("trap"));
+
+    let found = comparison.differences();
+
+    let told: Vec<_> = found
+        .outcomes
+        .iter()
+        .map(|turned| format!("{} → {}: {}", turned.active, turned.candidate, turned.records))
+        .collect();
+    let expected = [
+        "reject trap out_of_fuel, reject trap trap → reject trap trap: 1",
+        "rows, reject module no_total → reject module no_total: 1",
+        "rows, reject module no_total → rows: 1",
+    ];
+    assert_eq!(told, expected);
+    assert_eq!(found.outcomes[2].examples[0].active.as_deref(), Some("1 row; it is no_total"));
+    let rows: Vec<_> = found.tables.iter().map(|table| (table.same, table.added, table.removed)).collect();
+    assert_eq!(rows, [(3, 0, 1), (1, 2, 0)]);
+    assert_eq!(found.records, Records { compared: 6, same: 2, different: 4 });
+    // A record counts once on each side, however many modules reject it alike.
+    let no_total = |rejects: &[Rejected]| rejects.iter().find(|r| r.code == "no_total").map(|r| r.records);
+    assert_eq!((no_total(&found.rejects.active), no_total(&found.rejects.candidate)), (Some(3), Some(2)));
+    assert_eq!(found.traps, Sides { active: 1, candidate: 1 });
+}
+
+#[test]
 fn values_are_left_out_on_demand_and_long_ones_cut() {
     let types = || of(&[("c", "String")]);
     let row = |value: &str| format!(r#"t "c":"{value}""#);
