@@ -3,13 +3,15 @@
 use super::{
     RegistryArgs, Sources,
     build::{Component, component},
-    fixtures, refused,
+    fixtures,
+    progress::Step,
+    refused,
 };
 use crate::output::{Finding, Json};
 use anyhow::{Context, ensure};
 use clap::Args;
 use comfy_table::{Table, presets::NOTHING};
-use outflow_transform::{Digest, Event, Module, compile, fixture};
+use outflow_transform::{Digest, Engine, Event, Limits, Module, Registry, Target, compile, fixture};
 use serde::Serialize;
 use std::{
     path::PathBuf,
@@ -47,6 +49,8 @@ struct Figures {
     ns_per_record: u64,
     /// Of the module alone; the same on every machine.
     instructions_per_record: u64,
+    /// To make and drop an instance, which each batch has for itself: the median.
+    ns_per_instance: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,14 +72,20 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<Finding> {
     let batch: Vec<Event<'_>> =
         events.iter().map(fixture::FixtureEvent::event).cycle().take(args.batch as usize).collect();
 
-    let candidate = match fixtures::load(&wasm) {
+    let registry = args.registry.open().ok();
+    let candidate = match load(registry.as_ref(), &wasm).await {
         Ok(module) => module,
         Err(error) => return Ok(refused(name, &error)),
     };
     let mut modules = vec![("candidate", candidate)];
-    if let Some(active) = active(args, &modules[0].1).await? {
-        modules.push(("active", active));
+    match &registry {
+        Some(registry) => {
+            let active = active(registry, &modules[0].1).await?;
+            modules.extend(active.map(|active| ("active", active)));
+        }
+        None => eprintln!("outflow: no registry is given, so the candidate runs alone"),
     }
+    let step = Step::begin(format!("running {} events a batch", batch.len()));
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); modules.len()];
     let until = Instant::now() + Duration::from_secs(args.seconds.into()) * u32::try_from(modules.len())?;
     // In turns, so that a slow moment of the machine meets both.
@@ -102,19 +112,40 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<Finding> {
             digest: module.digest().clone(),
             ns_per_record: u64::try_from(times[times.len() / 2].as_nanos())? / records,
             instructions_per_record: instructions / records,
+            ns_per_instance: ns_per_instance(module)?,
         });
     }
+    drop(step);
     let report = Report { batch: batch.len(), figures };
     args.json.report(&report, text_of(&report))?;
     Ok(Finding::Fine)
 }
 
-/// The active module of the candidate's tables; None where there is none, or no registry is given.
-async fn active(args: &BenchArgs, candidate: &Module) -> anyhow::Result<Option<Module>> {
-    let Ok(registry) = args.registry.open() else {
-        eprintln!("outflow: no registry is given, so the candidate runs alone");
-        return Ok(None);
-    };
+/// The median of 100.
+fn ns_per_instance(module: &Module) -> anyhow::Result<u64> {
+    let mut times = Vec::new();
+    for _ in 0..100 {
+        let began_at = Instant::now();
+        module.instantiate().map_err(anyhow::Error::msg)?;
+        times.push(began_at.elapsed());
+    }
+    times.sort_unstable();
+    Ok(u64::try_from(times[times.len() / 2].as_nanos())?)
+}
+
+/// With the native code that functions load, where it is published; else it is compiled.
+async fn load(registry: Option<&Registry>, wasm: &[u8]) -> anyhow::Result<Module> {
+    if let Some(registry) = registry {
+        let digest = Digest::of(wasm);
+        if let Ok(artifact) = registry.artifact(&digest, Target::THIS).await {
+            return Ok(Module::load(&Engine::new(Limits::default())?, digest, &artifact)?);
+        }
+    }
+    fixtures::load(wasm)
+}
+
+/// The active module of the candidate's tables; None where there is none.
+async fn active(registry: &Registry, candidate: &Module) -> anyhow::Result<Option<Module>> {
     let (Some(pointer), _) = registry.newest().await? else { return Ok(None) };
     let tables = |module: &Module| {
         let mut names: Vec<String> =
@@ -128,18 +159,25 @@ async fn active(args: &BenchArgs, candidate: &Module) -> anyhow::Result<Option<M
     };
     let wasm = registry.module(&active.digest).await?;
     let wasm = compile::componentize(&wasm)?;
-    fixtures::load(&wasm).map(Some)
+    load(Some(registry), &wasm).await.map(Some)
 }
 
 fn text_of(report: &Report) -> String {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(["", "module", "ns a record", "instructions a record"]);
+    table.load_preset(NOTHING).set_header([
+        "",
+        "module",
+        "ns a record",
+        "instructions a record",
+        "ns an instance",
+    ]);
     for figures in &report.figures {
         table.add_row([
             figures.which.to_owned(),
             figures.digest.short().to_owned(),
             figures.ns_per_record.to_string(),
             figures.instructions_per_record.to_string(),
+            figures.ns_per_instance.to_string(),
         ]);
     }
     let debug = if cfg!(debug_assertions) { "; the host is a debug build, without optimisation" } else { "" };

@@ -1,6 +1,6 @@
 //! From a guest's source, or a component's file, to a component.
 
-use super::{Sources, refused};
+use super::{Sources, progress::Step, refused};
 use crate::output::{Finding, Json};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &BuildArgs) -> anyhow::Result<Finding> {
 }
 
 fn guest(name: &str, sources: &Sources) -> anyhow::Result<PathBuf> {
+    let _step = Step::begin(format!("building {name}"));
     compile::build_guest(&sources.transforms, name).with_context(|| {
         format!("building '{name}' in {}; --transforms names another workspace", sources.transforms.display())
     })

@@ -3,6 +3,7 @@
 use super::{
     Sources,
     build::{Component, component, fixtures_of},
+    progress::Step,
     record::{RecordArgs, Recorded},
     refused,
 };
@@ -97,6 +98,7 @@ pub(crate) async fn run(args: &TestArgs) -> anyhow::Result<Finding> {
 
 /// Compiled for this machine and loaded, as a function would.
 pub(super) fn load(wasm: &[u8]) -> anyhow::Result<Module> {
+    let _step = Step::begin("compiling for this machine");
     let artifact = compile::compile(Target::THIS, wasm)?;
     let engine = Engine::new(Limits::default())?;
     Ok(Module::load(&engine, Digest::of(wasm), &artifact)?)

@@ -9,6 +9,7 @@ mod fixtures;
 mod key;
 mod live;
 mod new;
+mod progress;
 mod publish;
 mod record;
 mod shadow;

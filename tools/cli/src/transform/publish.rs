@@ -3,7 +3,9 @@
 use super::{
     RegistryArgs, SigningArgs, Sources,
     build::{Component, component},
-    fixtures, now, refused,
+    fixtures, now,
+    progress::Step,
+    refused,
 };
 use crate::output::{Finding, Json};
 use anyhow::Context;
@@ -54,15 +56,17 @@ pub(crate) async fn run(args: &PublishArgs) -> anyhow::Result<Finding> {
     let started = Instant::now();
     let mut artifacts = Vec::new();
     for target in Target::published() {
+        let step = Step::begin(format!("native code for {}", target.key));
         let artifact = match registry.artifact(&digest, target).await {
-            Ok(published) => published,
+            Ok(published) => Ok(published),
             // Missing, damaged or signed by nobody that is trusted: made anew in any case.
-            Err(_) => match compile::compile(target, &wasm) {
-                Ok(artifact) => artifact,
-                Err(error) => return Ok(refused(name, &error.into())),
-            },
+            Err(_) => compile::compile(target, &wasm),
         };
-        artifacts.push((target, artifact));
+        drop(step);
+        match artifact {
+            Ok(artifact) => artifacts.push((target, artifact)),
+            Err(error) => return Ok(refused(name, &error.into())),
+        }
     }
     let compile_ms = u64::try_from(started.elapsed().as_millis())?;
     let (_, native) =
@@ -82,7 +86,9 @@ pub(crate) async fn run(args: &PublishArgs) -> anyhow::Result<Finding> {
         fixture_events = report.events;
     }
     let artifact_bytes = native.bytes()[0].len();
+    let step = Step::begin(format!("writing to {}", registry.location()));
     let published = registry.publish(&wasm, &artifacts, module.schema(), &key, now()).await?;
+    drop(step);
     let report = Report {
         info: &published.info,
         artifact_bytes,
