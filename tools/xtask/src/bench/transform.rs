@@ -46,13 +46,13 @@ impl Group {
 }
 
 pub(super) async fn run(group: Group, scale: Scale, progress: &Terminal) -> anyhow::Result<Vec<Entry>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["run", "--quiet", "--package", PACKAGE]).current_dir(workspace_root());
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    command.args(["--", group.name()]).stderr(Stdio::inherit()).kill_on_drop(true);
+    let built = progress.track("compiling the benchmark of transforms, the first time for minutes", async {
+        cargo("build").output().await.context("cargo could not be run")
+    });
+    let built = built.await?;
+    ensure!(built.status.success(), "{PACKAGE} does not compile:\n{}", String::from_utf8_lossy(&built.stderr));
+    let mut command = cargo("run");
+    command.args(["--", group.name()]).stderr(Stdio::inherit());
     if scale.quick {
         command.arg("--quick");
     }
@@ -64,4 +64,14 @@ pub(super) async fn run(group: Group, scale: Scale, progress: &Terminal) -> anyh
     ensure!(output.status.success(), "{PACKAGE} ended with {}", output.status);
     let entries: Vec<Entry> = serde_json::from_slice(&output.stdout).context("its figures are JSON")?;
     Ok(entries.into_iter().map(Entry::finished).collect())
+}
+
+/// With optimisation, but for a test of the commands themselves.
+fn cargo(action: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args([action, "--quiet", "--package", PACKAGE]).current_dir(workspace_root()).kill_on_drop(true);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    command
 }
