@@ -3,7 +3,7 @@
 
 use outflow_broker::{self as broker, letters::Origin, topics};
 use outflow_kafka_batch::Partition;
-use outflow_transform::{Batch, Event, Loaded, Outcome, Row, Stamp};
+use outflow_transform::{Batch, Event, Loaded, Outcome, Rows, Stamp};
 use std::{sync::Arc, time::Instant};
 use transform_events::{
     dead_letter::{self, Reason},
@@ -142,7 +142,7 @@ impl<'a> Made<'a> {
         Self { origins, partition, produce: Vec::new(), undecided_from: None, rejected: 0 }
     }
 
-    fn rows(&mut self, of: usize, rows: Vec<Row>) {
+    fn rows(&mut self, of: usize, rows: Rows) {
         let key = &self.partition.records[of].key;
         self.produce.extend(rows.into_iter().map(|row| {
             let (topic, payload) = (row.table.to_string(), Some(row.json));
@@ -195,8 +195,8 @@ mod tests {
     fn partitions_share_the_bytes_of_their_rows() {
         let mut room = Room { until: Instant::now() + Duration::from_secs(3_600), bytes: 100 };
         let rows = |bytes: usize| {
-            let row = Row { table: "rows".into(), json: vec![b' '; bytes] };
-            Batch { outcomes: vec![Outcome::Rows(vec![row]), Outcome::Skip], unfinished: None }
+            let row = outflow_transform::Row { table: "rows".into(), json: vec![b' '; bytes] };
+            Batch { outcomes: vec![Outcome::Rows(Rows::from([row])), Outcome::Skip], unfinished: None }
         };
         let mut given = Vec::new();
         for bytes in [60, 70, 10] {

@@ -25,7 +25,7 @@ pub mod decimal;
 mod packed;
 pub mod time;
 
-pub use packed::{Answer, Event, Headers, Row, Rows};
+pub use packed::{Answer, Event, Headers, Row, Rows, Text};
 pub use rust_decimal::Decimal;
 
 /// A table that a transform fills, with ClickHouse's own spelling of each column's type.

@@ -3,25 +3,80 @@
 //! Events are read where they lie, and cells are written where they will be sent from: nothing is allocated for either.
 
 use crate::{Decimal, Reject};
+use std::{fmt, ops::Deref};
 
 /// One event as it came from the broker.
 ///
 /// `occurred_at_us` counts microseconds since 1970-01-01 UTC.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
-    pub id: &'a str,
-    pub event_type: &'a str,
-    pub aggregate_id: &'a str,
+    pub id: Text<'a>,
+    pub event_type: Text<'a>,
+    pub aggregate_id: Text<'a>,
     /// 1, 2, 3 … for each aggregate, with no hole.
     pub aggregate_version: u64,
     /// Of the payload; 1 where the event names none.
     pub schema_version: u32,
     pub occurred_at_us: i64,
-    pub topic: &'a str,
+    pub topic: Text<'a>,
     pub partition: i32,
     pub offset: i64,
     pub headers: Headers<'a>,
     pub payload: &'a [u8],
+}
+
+/// A text of an event. It is looked at when it is wanted: most guests read one of four, and pay for that one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Text<'a>(&'a [u8]);
+
+impl<'a> Text<'a> {
+    pub fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).expect("the host writes UTF-8")
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(text.as_bytes())
+    }
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq<str> for Text<'_> {
+    fn eq(&self, other: &str) -> bool {
+        self.0 == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Text<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        *self == **other
+    }
+}
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&**self, f)
+    }
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
 }
 
 /// Those of the record's headers that the guest has named, in their order.
@@ -37,7 +92,7 @@ impl<'a> Headers<'a> {
     pub fn iter(self) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         let mut reader = Reader(self.0);
         let left = if self.0.is_empty() { 0 } else { reader.u32() };
-        (0..left).map(move |_| (reader.text(), reader.bytes()))
+        (0..left).map(move |_| (Text(reader.bytes()).as_str(), reader.bytes()))
     }
 }
 
@@ -60,13 +115,13 @@ impl<'a> Reader<'a> {
         let partition = i32::from_le_bytes(self.array());
         let schema_version = self.u32();
         Event {
-            id: self.text(),
-            event_type: self.text(),
-            aggregate_id: self.text(),
+            id: Text(self.bytes()),
+            event_type: Text(self.bytes()),
+            aggregate_id: Text(self.bytes()),
             aggregate_version,
             schema_version,
             occurred_at_us,
-            topic: self.text(),
+            topic: Text(self.bytes()),
             partition,
             offset,
             payload: self.bytes(),
@@ -85,10 +140,6 @@ impl<'a> Reader<'a> {
         let (read, rest) = self.0.split_at(len);
         self.0 = rest;
         read
-    }
-
-    fn text(&mut self) -> &'a str {
-        std::str::from_utf8(self.bytes()).expect("the host writes UTF-8")
     }
 }
 
@@ -149,9 +200,9 @@ impl Row<'_> {
     }
 
     /// For `String` and `UUID` columns.
-    pub fn text(&mut self, value: &str) -> &mut Self {
+    pub fn text(&mut self, value: impl AsRef<str>) -> &mut Self {
         self.cell(7, &[]);
-        put_bytes(self.out, value.as_bytes());
+        put_bytes(self.out, value.as_ref().as_bytes());
         self
     }
 
@@ -246,7 +297,10 @@ mod tests {
 
         let event = Reader::new(&batch).event();
 
-        assert_eq!((event.id, event.event_type, event.aggregate_id), ("id", "Told", "a-1"));
+        assert_eq!(
+            [event.id, event.event_type, event.aggregate_id, event.topic].map(|text| text.as_str()),
+            ["id", "Told", "a-1", "told.events"]
+        );
         assert_eq!((event.aggregate_version, event.occurred_at_us, event.offset), (7, -1, 42));
         assert_eq!((event.partition, event.schema_version, event.payload), (3, 1, &b"{}"[..]));
         assert_eq!(event.headers.get("n"), Some(&b"2"[..]));

@@ -116,7 +116,8 @@ fn shown(text: &str) -> String {
 }
 
 pub(crate) fn write_string(text: &str, out: &mut Vec<u8>) {
-    if text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+    // Without a way out in the middle the compiler looks at many at once.
+    if text.bytes().fold(false, |found, byte| found | (byte < b' ') | (byte == b'"') | (byte == b'\\')) {
         serde_json::to_writer(out, text).expect("writing a string to a Vec can't fail");
     } else {
         write_plain(text, out);
@@ -135,11 +136,10 @@ pub(crate) fn write_number(number: impl itoa::Integer, out: &mut Vec<u8>) {
 }
 
 pub(crate) fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+    let Ok(bytes) = <&[u8; 36]>::try_from(text.as_bytes()) else { return false };
+    // Four that are dashes, where they belong, and all others digits.
+    let digits = bytes.iter().fold(0_u8, |digits, byte| digits + u8::from(byte.is_ascii_hexdigit()));
+    [8, 13, 18, 23].iter().all(|&at| bytes[at] == b'-') && digits == 32
 }
 
 fn name(cell: Cell<'_>) -> &'static str {

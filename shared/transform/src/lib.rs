@@ -42,7 +42,7 @@ pub use engine::{Engine, EngineError, Limits, Target};
 pub use envelope::{NoEvent, Record};
 pub use host::{LoadError, Module};
 pub use model::{
-    Batch, Digest, Event, Generation, InvalidDigest, InvalidGeneration, Outcome, Rejection, Row, Stage,
+    Batch, Digest, Event, Generation, InvalidDigest, InvalidGeneration, Outcome, Rejection, Row, Rows, Stage,
     Stamp, Unfinished,
 };
 pub use registry::{

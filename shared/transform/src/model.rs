@@ -1,6 +1,7 @@
 //! The words of the host: events, outcomes, digests, generations. No wasmtime type is seen here.
 
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// One event as it came from the broker. Times are microseconds since 1970-01-01 UTC.
@@ -56,10 +57,13 @@ pub struct Unfinished {
     pub reason: String,
 }
 
+/// The rows of one event. Most have one, for which nothing is allocated.
+pub type Rows = SmallVec<[Row; 1]>;
+
 /// What became of one event.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    Rows(Vec<Row>),
+    Rows(Rows),
     Skip,
     Reject(Rejection),
 }

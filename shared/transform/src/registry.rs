@@ -18,10 +18,13 @@ mod records;
 mod shadows;
 mod url;
 
-use crate::{Artifact, Digest, Generation, InvalidGeneration, Schema, SigningKey, Target, TrustedKeys};
+use crate::{
+    Artifact, Digest, Generation, InvalidGeneration, Schema, SigningKey, Target, TrustedKeys,
+    aot::{Code, Parts},
+};
 use bytes::Bytes;
-use futures_util::{TryStreamExt, future::try_join_all};
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, path::Path};
+use futures_util::{TryStreamExt, future::try_join};
+use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, path::Path};
 use records::ArtifactInfo;
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
@@ -175,15 +178,16 @@ impl Registry {
         let signer = TrustedKeys::from(key.public());
         let mut new_artifacts = Vec::new();
         for (target, artifact) in artifacts {
-            if self.signed_artifact(&digest, *target, &signer).await.is_ok() {
+            let published = self.signed_artifact(&digest, *target, &signer).await;
+            if published.is_ok_and(|artifact| artifact.whole().is_some()) {
                 continue;
             }
-            let [fast, metered] = artifact.bytes();
-            let parts = artifact.parts();
+            let [fast_path, metered_path, about_path] = self.artifact_paths(&digest, *target);
+            let [fast, metered] = artifact.bytes().map_err(|error| unreadable(&metered_path, error))?;
+            let parts = Parts { fast: Digest::of(&fast), metered: Digest::of(&metered) };
             let signed = (key.public(), key.sign(&digest, target.key, &parts));
             let sizes = (parts, [fast.len(), metered.len()]);
             let about = ArtifactInfo::new(digest.clone(), *target, sizes, signed, now);
-            let [fast_path, metered_path, about_path] = self.artifact_paths(&digest, *target);
             self.write(&fast_path, fast.to_vec(), PutMode::Overwrite).await?;
             self.write(&metered_path, metered.to_vec(), PutMode::Overwrite).await?;
             self.write_json(&about_path, &about, PutMode::Overwrite).await?;
@@ -244,12 +248,23 @@ impl Registry {
         Ok(wasm.to_vec())
     }
 
-    /// The native code of a module for a target, signed by a trusted key.
+    /// The native code of a module for a target, signed by a trusted key, for loading it here. The half that counts
+    /// instructions is held against the signature when it is first needed, which most modules never come to.
     ///
     /// # Errors
     /// Where there is none, nobody trusted signed for it, or its bytes are not the signed ones.
     pub async fn artifact(&self, digest: &Digest, target: Target) -> Result<Artifact, RegistryError> {
         self.signed_artifact(digest, target, &self.trusted).await
+    }
+
+    /// As [`Registry::artifact`], with both halves held against the signature.
+    ///
+    /// # Errors
+    /// As [`Registry::artifact`].
+    pub async fn whole_artifact(&self, digest: &Digest, target: Target) -> Result<Artifact, RegistryError> {
+        let [_, metered, _] = self.artifact_paths(digest, target);
+        let whole = self.artifact(digest, target).await?.whole();
+        whole.ok_or_else(|| RegistryError::Damaged { path: metered.to_string() })
     }
 
     async fn signed_artifact(
@@ -261,18 +276,20 @@ impl Registry {
         let [fast, metered, about] = self.artifact_paths(digest, target);
         let missing = || RegistryError::NoArtifact { digest: digest.clone(), engine: target.key };
         // At once: each is a question of its own to the store.
-        let read = [&about, &fast, &metered].map(|path| self.read_if_there(path));
-        let [Some(record), Some(code), Some(counting)] = &try_join_all(read).await?[..] else {
+        let read = try_join(self.read_if_there(&about), self.read_if_there(&fast));
+        let ((Some(record), Some(code)), Some(counting)) =
+            try_join(read, self.open_if_there(&metered)).await?
+        else {
             return Err(missing());
         };
-        let record: ArtifactInfo = parse(&about, record)?;
+        let record: ArtifactInfo = parse(&about, &record)?;
         same(&about, digest.as_str(), record.module.as_str())?;
         same(&about, target.key, &record.engine)?;
         let parts = record.parts();
         if !trusted.vouch(&record.signature, digest, target.key, &parts) {
             return Err(RegistryError::Untrusted { path: about.to_string(), signed_by: record.signed_by });
         }
-        Artifact::verified(code.clone(), counting.clone(), &parts)
+        Artifact::verified(code, counting, parts)
             .ok_or_else(|| RegistryError::Damaged { path: fast.to_string() })
     }
 
@@ -333,11 +350,19 @@ impl Registry {
     }
 
     async fn read_if_there(&self, path: &Path) -> Result<Option<Bytes>, RegistryError> {
-        match self.read(path).await {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(RegistryError::Read { source: object_store::Error::NotFound { .. }, .. }) => Ok(None),
-            Err(other) => Err(other),
-        }
+        if_there(self.read(path).await)
+    }
+
+    /// A file is opened, and read when somebody wants it; an object of another store is read now.
+    async fn open_if_there(&self, path: &Path) -> Result<Option<Code>, RegistryError> {
+        let open = async {
+            let found = self.store.get(path).await?;
+            Ok(match found.payload {
+                GetResultPayload::File(file, _) => Code::InFile(Arc::new(file)),
+                GetResultPayload::Stream(_) => Code::Here(found.bytes().await?),
+            })
+        };
+        if_there(open.await.map_err(|source| RegistryError::Read { path: path.to_string(), source }))
     }
 
     async fn read_json<T: DeserializeOwned>(&self, path: &Path) -> Result<T, RegistryError> {
@@ -359,6 +384,19 @@ impl Registry {
         text.push(b'\n');
         self.write(path, text, mode).await
     }
+}
+
+fn if_there<T>(read: Result<T, RegistryError>) -> Result<Option<T>, RegistryError> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(RegistryError::Read { source: object_store::Error::NotFound { .. }, .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> RegistryError {
+    let source = object_store::Error::Generic { store: "file", source: Box::new(error) };
+    RegistryError::Read { path: path.to_string(), source }
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, RegistryError> {

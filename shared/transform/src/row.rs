@@ -1,7 +1,7 @@
 //! From a module's rows to JSON objects: cells checked, the host's columns stamped.
 
 use crate::{
-    Digest, Event, Generation, Outcome, Rejection, Row, Stage, Stamp,
+    Digest, Event, Generation, Outcome, Rejection, Row, Rows, Stage, Stamp,
     cells::{Cell, WriteCell, is_uuid, write_millis, write_number, write_plain},
     schema::{Schema, Table},
 };
@@ -62,7 +62,7 @@ pub(crate) struct EventRows<'a> {
     stamper: Stamper<'a>,
     event: &'a Event<'a>,
     version: u64,
-    rows: Vec<Row>,
+    rows: Rows,
     bytes: usize,
     rejection: Option<Rejection>,
 }
@@ -90,7 +90,7 @@ impl<'a> Stamper<'a> {
     /// Begins the rows of an event, of which the module says how many there are.
     pub(crate) fn event(self, event: &'a Event<'a>, count: usize) -> EventRows<'a> {
         let mut rows =
-            EventRows { stamper: self, event, version: 0, rows: Vec::new(), bytes: 0, rejection: None };
+            EventRows { stamper: self, event, version: 0, rows: Rows::new(), bytes: 0, rejection: None };
         let limit = self.rows_per_record;
         match version(event.aggregate_version, self.stamp.generation) {
             _ if count > limit => {
@@ -143,7 +143,7 @@ impl<'a> EventRows<'a> {
     }
 
     fn reject(&mut self, code: &str, message: String) {
-        self.rows = Vec::new();
+        self.rows = Rows::new();
         self.rejection = Some(Rejection { stage: Stage::Row, code: code.to_owned(), message });
     }
 }

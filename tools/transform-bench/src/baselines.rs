@@ -45,13 +45,13 @@ pub(crate) fn native(events: &[Event<'_>], digest: &str, stamp: Stamp) -> Vec<Ve
         .iter()
         .map(|event| {
             let given = outflow_transform_sdk::Event {
-                id: event.id,
-                event_type: event.event_type,
-                aggregate_id: event.aggregate_id,
+                id: event.id.into(),
+                event_type: event.event_type.into(),
+                aggregate_id: event.aggregate_id.into(),
                 aggregate_version: event.aggregate_version,
                 schema_version: event.schema_version,
                 occurred_at_us: event.occurred_at_us,
-                topic: event.topic,
+                topic: event.topic.into(),
                 partition: event.partition,
                 offset: event.offset,
                 headers: outflow_transform_sdk::Headers::default(),

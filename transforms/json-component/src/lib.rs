@@ -49,8 +49,10 @@ struct Naive;
 impl bindings::Guest for Naive {
     fn transform(events: String) -> String {
         let events: Vec<Event<'_>> = serde_json::from_str(&events).expect("the host writes events");
-        let orders: Vec<Option<Order<'_, Figures<'_>>>> =
-            events.into_iter().map(|event| Order::of(event.payload, &event.aggregate_id).ok()).collect();
+        let orders: Vec<Option<Order<'_, Figures<'_>>>> = events
+            .into_iter()
+            .map(|event| Order::of(event.payload, (&*event.aggregate_id).into()).ok())
+            .collect();
         serde_json::to_string(&orders.iter().map(row).collect::<Vec<_>>()).expect("rows are plain data")
     }
 }

@@ -8,7 +8,7 @@ mod items;
 mod payload;
 
 pub use items::{ORDER_ITEMS_ANALYTICS, item_rows};
-use outflow_transform_sdk::{Decimal, Event, Reject, Rows, Table, time};
+use outflow_transform_sdk::{Decimal, Event, Reject, Rows, Table, Text, time};
 pub use payload::{Figures, Item, Line, OrderCreated, money};
 use serde::Deserialize;
 
@@ -59,8 +59,8 @@ impl<'a, L: Line + Deserialize<'a>> Order<'a, L> {
     ///
     /// # Errors
     /// Another order's, figures that contradict each other, a creation time that is none.
-    pub fn of(payload: OrderCreated<'a, L>, aggregate_id: &str) -> Result<Self, Reject> {
-        if payload.order_id != aggregate_id {
+    pub fn of(payload: OrderCreated<'a, L>, aggregate_id: Text<'_>) -> Result<Self, Reject> {
+        if aggregate_id != *payload.order_id {
             let message = format!("orderId is {}, the event's aggregate {aggregate_id}", payload.order_id);
             return Err(Reject::new("wrong_aggregate", message));
         }

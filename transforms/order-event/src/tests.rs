@@ -7,13 +7,13 @@ const ORDER: &str = "0192a7c1-0000-7000-8000-000000000001";
 
 fn event(payload: &str) -> Event<'_> {
     Event {
-        id: "0192a7c1-0000-7000-8000-0000000000ff",
-        event_type: "OrderCreated",
-        aggregate_id: ORDER,
+        id: "0192a7c1-0000-7000-8000-0000000000ff".into(),
+        event_type: "OrderCreated".into(),
+        aggregate_id: ORDER.into(),
         aggregate_version: 1,
         schema_version: 1,
         occurred_at_us: 0,
-        topic: "order.events",
+        topic: "order.events".into(),
         partition: 0,
         offset: 0,
         headers: Headers::default(),

@@ -23,15 +23,18 @@ pub(crate) fn write_millis(micros: i64, out: &mut Vec<u8>) {
     put(micros.clamp(*RANGE_US.start(), *RANGE_US.end()), 3, out);
 }
 
+/// `micros` within [`RANGE_US`]. In numbers without a sign, and of 32 bits where they fit: they are divided fastest.
 fn put(micros: i64, digits: u32, out: &mut Vec<u8>) {
-    /// Days from 0000-03-01 to 1970-01-01, and in 400 years.
-    const MARCH_OF_YEAR_0: i64 = 719_468;
-    const ERA: i64 = 146_097;
-    let (seconds, micros) = (micros.div_euclid(1_000_000), micros.rem_euclid(1_000_000));
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    const DAY_US: u64 = 86_400_000_000;
+    /// 0000-03-01, which no time comes before.
+    const MARCH_OF_YEAR_0_US: i64 = -719_468 * DAY_US as i64;
+    /// Days in 400 years.
+    const ERA: u32 = 146_097;
+    let micros = micros.wrapping_sub(MARCH_OF_YEAR_0_US) as u64;
+    let (days, in_day) = ((micros / DAY_US) as u32, micros % DAY_US);
+    let (second, micros) = ((in_day / 1_000_000) as u32, (in_day % 1_000_000) as u32);
     // Years are counted from March, so that the leap day is a year's last.
-    let day = days + MARCH_OF_YEAR_0;
-    let (era, day) = (day.div_euclid(ERA), day.rem_euclid(ERA));
+    let (era, day) = (days / ERA, days % ERA);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
@@ -39,7 +42,7 @@ fn put(micros: i64, digits: u32, out: &mut Vec<u8>) {
     let (year, month) =
         if month < 10 { (year + era * 400, month + 3) } else { (year + era * 400 + 1, month - 9) };
 
-    let mut text = *b"\"0000-00-00 00:00:00.";
+    let mut text = *b"\"0000-00-00 00:00:00.000000";
     for (at, part) in [
         (1, year / 100),
         (3, year % 100),
@@ -48,29 +51,27 @@ fn put(micros: i64, digits: u32, out: &mut Vec<u8>) {
         (12, second / 3_600),
         (15, second / 60 % 60),
         (18, second % 60),
+        (21, micros / 10_000),
+        (23, micros / 100 % 100),
+        (25, micros % 100),
     ] {
-        text[at..at + 2].copy_from_slice(&two_digits(part));
+        text[at..at + 2].copy_from_slice(&TWO_DIGITS[part as usize]);
     }
-    if digits == 0 {
-        out.extend_from_slice(&text[..20]);
-    } else {
-        out.extend_from_slice(&text);
-        let mut fraction = [0; 6];
-        for (pair, part) in
-            fraction.chunks_exact_mut(2).zip([micros / 10_000, micros / 100 % 100, micros % 100])
-        {
-            pair.copy_from_slice(&two_digits(part));
-        }
-        out.extend_from_slice(&fraction[..digits as usize]);
-    }
+    let end = if digits == 0 { 20 } else { 21 + digits as usize };
+    out.extend_from_slice(&text[..end]);
     out.push(b'"');
 }
 
-/// Of a number below 100.
-fn two_digits(number: i64) -> [u8; 2] {
-    let digit = |digit: i64| b'0' + u8::try_from(digit).expect("a digit is below ten");
-    [digit(number / 10), digit(number % 10)]
-}
+/// Of each number below 100.
+static TWO_DIGITS: [[u8; 2]; 100] = {
+    let mut all = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        all[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    all
+};
 
 #[cfg(test)]
 mod tests {

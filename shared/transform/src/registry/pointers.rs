@@ -208,7 +208,7 @@ impl Registry {
                 }
             }
             for target in Target::published() {
-                self.artifact(&info.digest, target).await?;
+                self.whole_artifact(&info.digest, target).await?;
             }
             active.push(ActiveTransform {
                 slot: slot.clone(),

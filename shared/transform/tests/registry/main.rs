@@ -10,8 +10,8 @@ mod store;
 mod support;
 
 use outflow_transform::{
-    ActiveError, ChangeKind, Digest, Generation, Loaded, Pointer, Registry, RegistryError, RejectLimit,
-    Signed, SigningKey, Slot, Stats, Target,
+    ActiveError, ChangeKind, Digest, Generation, Loaded, Outcome, Pointer, Registry, RegistryError,
+    RejectLimit, Signed, SigningKey, Slot, Stats, Target,
 };
 use shelf::{Shelf, key, now_active, signed, slots};
 use std::{
@@ -48,6 +48,7 @@ on_each_store! {
     transforms_of_different_tables_are_active_side_by_side,
     whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on,
     native_code_is_loaded_only_where_a_trusted_key_signed_for_it,
+    a_damaged_half_that_counts_never_runs_and_the_other_half_goes_on,
     a_refused_module_is_tried_again_once_it_waited_and_not_before,
     a_slot_without_any_module_that_can_be_used_is_an_error,
     a_new_slot_whose_module_is_not_trusted_stops_every_slot_until_it_is_mended_or_deactivated,
@@ -470,13 +471,36 @@ async fn what_was_not_published_for_every_machine_can_not_be_activated(shelf: Sh
     assert!(shelf.registry.generations().await.expect("they can be listed").is_empty());
 }
 
+async fn a_damaged_half_that_counts_never_runs_and_the_other_half_goes_on(shelf: Shelf) {
+    let digest = shelf.publish(test_guest()).await;
+    shelf.activate(&digest).await;
+    let path = shelf.artifact_path(&digest, "metered.cwasm");
+    let mut native = fs::read(&path).expect("it is there");
+    let middle = native.len() / 2;
+    native[middle] ^= 1;
+    fs::write(&path, native).expect("it can be written");
+
+    let loaded = shelf.active().refresh(Instant::now()).await.expect("usual batches don't need it").remove(0);
+    let outcomes = |orders: [&str; 2]| loaded.module.run(&orders.map(told), stamp());
+    let batch = outcomes(["a", "panic"]);
+    assert!(matches!(&batch.outcomes[..], [Outcome::Rows(_), Outcome::Reject(_)]), "{batch:?}");
+    // Without a count nobody can tell a loop from a machine that stands still.
+    let batch = outcomes(["a", "loop"]);
+    assert!(matches!(&batch.outcomes[..], [Outcome::Rows(_)]), "{batch:?}");
+    assert_eq!(batch.unfinished.map(|rest| rest.from), Some(1));
+
+    let error =
+        shelf.registry.activate(&digest, None, signed()).await.expect_err("both halves are looked at");
+    assert!(matches!(error, RegistryError::Damaged { .. }), "{error}");
+}
+
 async fn publishing_again_changes_nothing_and_mends_what_is_damaged(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     for end in ["cwasm", "metered.cwasm"] {
         let path = shelf.artifact_path(&digest, end);
         let native = fs::read(&path).expect("it is there");
         fs::write(&path, b"torn").expect("it can be written");
-        let torn = shelf.registry.artifact(&digest, Target::THIS).await;
+        let torn = shelf.registry.whole_artifact(&digest, Target::THIS).await;
         assert!(matches!(torn, Err(RegistryError::Damaged { .. })), "{torn:?}");
         shelf.publish(test_guest()).await;
         assert_eq!(fs::read(&path).expect("it is there"), native);

@@ -57,7 +57,7 @@ pub(crate) async fn run(args: &PublishArgs) -> anyhow::Result<Finding> {
     let mut artifacts = Vec::new();
     for target in Target::published() {
         let step = Step::begin(format!("native code for {}", target.key));
-        let artifact = match registry.artifact(&digest, target).await {
+        let artifact = match registry.whole_artifact(&digest, target).await {
             Ok(published) => Ok(published),
             // Missing, damaged or signed by nobody that is trusted: made anew in any case.
             Err(_) => compile::compile(target, &wasm),
@@ -85,7 +85,7 @@ pub(crate) async fn run(args: &PublishArgs) -> anyhow::Result<Finding> {
         }
         fixture_events = report.events;
     }
-    let artifact_bytes = native.bytes()[0].len();
+    let artifact_bytes = native.bytes()?[0].len();
     let step = Step::begin(format!("writing to {}", registry.location()));
     let published = registry.publish(&wasm, &artifacts, module.schema(), &key, now()).await?;
     drop(step);
