@@ -1,7 +1,9 @@
 //! What the relay's statements cost the server: by its plans, by its own counters, by its log.
 
 use outflow_outbox::{FailureKind, OutboxEvent, PublishError, Publisher, RelaySettings};
-use outflow_tests::{OwnServer, Recorder, TestShop, counters, in_a_minute, long, statements, until, write_event};
+use outflow_tests::{
+    OwnServer, Recorder, TestShop, counters, in_a_minute, long, statements, until, write_event,
+};
 use sqlx::{AssertSqlSafe, Executor, MySqlConnection, Row};
 use std::{
     sync::{

@@ -50,7 +50,11 @@ pub(super) async fn run(group: Group, scale: Scale, progress: &Terminal) -> anyh
         cargo("build").output().await.context("cargo could not be run")
     });
     let built = built.await?;
-    ensure!(built.status.success(), "{PACKAGE} does not compile:\n{}", String::from_utf8_lossy(&built.stderr));
+    ensure!(
+        built.status.success(),
+        "{PACKAGE} does not compile:\n{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     let mut command = cargo("run");
     command.args(["--", group.name()]).stderr(Stdio::inherit());
     if scale.quick {
