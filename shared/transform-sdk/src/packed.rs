@@ -3,7 +3,7 @@
 //! Events are read where they lie, and cells are written where they will be sent from: nothing is allocated for either.
 
 use crate::{Decimal, Reject};
-use std::{fmt, ops::Deref};
+use std::{fmt, ops::Deref, str::Utf8Error};
 
 /// One event as it came from the broker.
 ///
@@ -31,7 +31,7 @@ pub struct Text<'a>(&'a [u8]);
 
 impl<'a> Text<'a> {
     pub fn as_str(self) -> &'a str {
-        std::str::from_utf8(self.0).expect("the host writes UTF-8")
+        str::from_utf8(self.0).expect("the host writes UTF-8")
     }
 }
 
@@ -88,6 +88,28 @@ impl fmt::Debug for Text<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a>(&'a [u8]);
 
+impl<'a> Event<'a> {
+    /// The payload as text.
+    ///
+    /// # Errors
+    /// Where it is not UTF-8.
+    pub fn text(&self) -> Result<&'a str, Utf8Error> {
+        // Each turn of a loop pays for a look at the deadline: the standard library's has 8 bytes a turn here.
+        let (chunks, rest) = self.payload.as_chunks::<32>();
+        let ascii = |chunk: &[u8; 32]| {
+            let (numbers, _) = chunk.as_chunks::<8>();
+            numbers.iter().fold(0, |all, number| all | u64::from_le_bytes(*number)) & 0x8080_8080_8080_8080
+                == 0
+        };
+        if chunks.iter().all(ascii) && rest.is_ascii() {
+            // SAFETY: each byte is ASCII, which is UTF-8.
+            #[allow(unsafe_code)]
+            return Ok(unsafe { str::from_utf8_unchecked(self.payload) });
+        }
+        str::from_utf8(self.payload)
+    }
+}
+
 impl<'a> Headers<'a> {
     /// The last header of this name, as Kafka's clients take it.
     pub fn get(self, name: &str) -> Option<&'a [u8]> {
@@ -114,11 +136,14 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn event(&mut self) -> Event<'a> {
-        let aggregate_version = u64::from_le_bytes(self.array());
-        let occurred_at_us = i64::from_le_bytes(self.array());
-        let offset = i64::from_le_bytes(self.array());
-        let partition = i32::from_le_bytes(self.array());
-        let schema_version = self.u32();
+        // In one piece: it is held against the end once.
+        let numbers = self.array::<32>();
+        let mut numbers = Reader(&numbers);
+        let aggregate_version = u64::from_le_bytes(numbers.array());
+        let occurred_at_us = i64::from_le_bytes(numbers.array());
+        let offset = i64::from_le_bytes(numbers.array());
+        let partition = i32::from_le_bytes(numbers.array());
+        let schema_version = numbers.u32();
         Event {
             id: Text(self.bytes()),
             event_type: Text(self.bytes()),
@@ -163,9 +188,9 @@ impl Rows<'_> {
     /// Begins a row of the `table`-th table: give it a value for each of its columns, in their order.
     pub fn row(&mut self, table: u16) -> Row<'_> {
         self.count += 1;
-        self.out.extend_from_slice(&table.to_le_bytes());
-        let count_at = self.out.len();
-        self.out.extend_from_slice(&[0, 0]);
+        let [low, high] = table.to_le_bytes();
+        self.out.extend_from_slice(&[low, high, 0, 0]);
+        let count_at = self.out.len() - 2;
         Row { out: self.out, count_at, count: 0 }
     }
 }
@@ -181,45 +206,52 @@ pub struct Row<'a> {
 impl Row<'_> {
     /// For a `Nullable` column.
     pub fn null(&mut self) -> &mut Self {
-        self.cell(0, &[])
+        self.cell([0])
     }
 
     pub fn boolean(&mut self, value: bool) -> &mut Self {
-        self.cell(if value { 2 } else { 1 }, &[])
+        self.cell([if value { 2 } else { 1 }])
     }
 
     pub fn int(&mut self, value: i64) -> &mut Self {
-        self.cell(3, &value.to_le_bytes())
+        self.number(3, value.to_le_bytes())
     }
 
     pub fn uint(&mut self, value: u64) -> &mut Self {
-        self.cell(4, &value.to_le_bytes())
+        self.number(4, value.to_le_bytes())
     }
 
     /// Money and other exact numbers. A column that keeps fewer digits refuses one that says something.
     pub fn decimal(&mut self, value: Decimal) -> &mut Self {
         let scale = u8::try_from(value.scale()).expect("a decimal has 28 digits at most");
-        self.cell(6, &[scale]);
-        self.out.extend_from_slice(&value.mantissa().to_le_bytes());
-        self
+        let mut cell = [0; 18];
+        cell[..2].copy_from_slice(&[6, scale]);
+        cell[2..].copy_from_slice(&value.mantissa().to_le_bytes());
+        self.cell(cell)
     }
 
     /// For `String` and `UUID` columns.
     pub fn text(&mut self, value: impl AsRef<str>) -> &mut Self {
-        self.cell(7, &[]);
-        put_bytes(self.out, value.as_ref().as_bytes());
+        let bytes = value.as_ref().as_bytes();
+        let [a, b, c, d] = length(bytes).to_le_bytes();
+        self.cell([7, a, b, c, d]);
+        self.out.extend_from_slice(bytes);
         self
     }
 
     /// Microseconds since 1970-01-01 UTC, for a `DateTime64` column.
     pub fn timestamp_us(&mut self, value: i64) -> &mut Self {
-        self.cell(9, &value.to_le_bytes())
+        self.number(9, value.to_le_bytes())
     }
 
-    fn cell(&mut self, kind: u8, bytes: &[u8]) -> &mut Self {
+    fn number(&mut self, kind: u8, [a, b, c, d, e, f, g, h]: [u8; 8]) -> &mut Self {
+        self.cell([kind, a, b, c, d, e, f, g, h])
+    }
+
+    /// In one piece: each piece has its room looked after.
+    fn cell<const N: usize>(&mut self, bytes: [u8; N]) -> &mut Self {
         self.count += 1;
-        self.out.push(kind);
-        self.out.extend_from_slice(bytes);
+        self.out.extend_from_slice(&bytes);
         self
     }
 }
@@ -231,9 +263,12 @@ impl Drop for Row<'_> {
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    let len = u32::try_from(bytes.len()).expect("a module's memory is smaller than 4 GiB");
-    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&length(bytes).to_le_bytes());
     out.extend_from_slice(bytes);
+}
+
+fn length(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("a module's memory is smaller than 4 GiB")
 }
 
 /// Writes the outcomes of a batch one behind the other.
@@ -282,6 +317,48 @@ impl Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    proptest! {
+        #[test]
+        fn a_payload_is_text_where_the_standard_library_says_so(
+            mut payload in vec(0_u8..128, 0..100),
+            odd in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+            end in "[a-zé€😀]{0,3}",
+        ) {
+            payload.extend(end.bytes());
+            if let (Some((at, byte)), false) = (odd, payload.is_empty()) {
+                let at = at.index(payload.len());
+                payload[at] = byte;
+            }
+            let event = Event { payload: &payload, ..of_nothing() };
+            prop_assert_eq!(event.text(), std::str::from_utf8(&payload));
+        }
+
+        #[test]
+        fn texts_are_equal_where_their_bytes_are(one in "[ab]{0,20}", other in "[ab]{0,20}") {
+            prop_assert_eq!(Text::from(&*one) == *other, one == other);
+            prop_assert!(Text::from(&*one) == *one);
+            prop_assert!(Text::from(&*one) != *(one + "c"));
+        }
+    }
+
+    fn of_nothing() -> Event<'static> {
+        let nothing = Text::from("");
+        Event {
+            id: nothing,
+            event_type: nothing,
+            aggregate_id: nothing,
+            aggregate_version: 1,
+            schema_version: 1,
+            occurred_at_us: 0,
+            topic: nothing,
+            partition: 0,
+            offset: 0,
+            headers: Headers::default(),
+            payload: b"",
+        }
+    }
 
     #[test]
     fn an_event_is_read_where_it_lies() {

@@ -49,8 +49,8 @@ fn map(event: &Event<'_>, rows: &mut Rows<'_>) -> Result<(), Reject> {
         ));
     }
     let malformed = |e: String| Reject::new("malformed_payload", e);
-    let reservation: Reservation<'_> =
-        serde_json::from_slice(event.payload).map_err(|e| malformed(e.to_string()))?;
+    let payload = event.text().map_err(|e| malformed(e.to_string()))?;
+    let reservation: Reservation<'_> = serde_json::from_str(payload).map_err(|e| malformed(e.to_string()))?;
     if event.aggregate_id != *reservation.order_id {
         let message =
             format!("orderId is {}, the event's aggregate {}", reservation.order_id, event.aggregate_id);

@@ -50,7 +50,7 @@ pub fn order<'a, L: Line + Deserialize<'a>>(event: &Event<'a>) -> Result<Order<'
             format!("OrderCreated has version {}, this module reads {SCHEMA_VERSION}", event.schema_version),
         ));
     }
-    let payload = OrderCreated::read(event.payload).map_err(|e| Reject::new("malformed_payload", e))?;
+    let payload = OrderCreated::read(event).map_err(|e| Reject::new("malformed_payload", e))?;
     Order::of(payload, event.aggregate_id)
 }
 

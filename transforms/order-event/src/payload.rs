@@ -1,6 +1,6 @@
 //! The payload of `OrderCreated`, version 1.
 
-use outflow_transform_sdk::{Decimal, decimal};
+use outflow_transform_sdk::{Decimal, Event, decimal};
 use serde::Deserialize;
 use std::borrow::Cow;
 
@@ -76,9 +76,9 @@ impl Line for Item<'_> {
 }
 
 impl<'a, L: Line + Deserialize<'a>> OrderCreated<'a, L> {
-    pub(crate) fn read(payload: &'a [u8]) -> Result<Self, String> {
+    pub(crate) fn read(event: &Event<'a>) -> Result<Self, String> {
         // Once for all of it: a text is then taken for what it is, name by name and value by value.
-        let text = std::str::from_utf8(payload).map_err(|e| e.to_string())?;
+        let text = event.text().map_err(|e| e.to_string())?;
         serde_json::from_str(text).map_err(|e| e.to_string())
     }
 
