@@ -339,7 +339,7 @@ mod tests {
         fn texts_are_equal_where_their_bytes_are(one in "[ab]{0,20}", other in "[ab]{0,20}") {
             prop_assert_eq!(Text::from(&*one) == *other, one == other);
             prop_assert!(Text::from(&*one) == *one);
-            prop_assert!(Text::from(&*one) != *(one + "c"));
+            prop_assert!(Text::from(&*one) != *(one.clone() + "c"));
         }
     }
 
