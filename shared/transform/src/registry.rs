@@ -23,7 +23,7 @@ use crate::{
     aot::{Code, Parts},
 };
 use bytes::Bytes;
-use futures_util::{TryStreamExt, future::try_join};
+use futures_util::{TryStreamExt, future::try_join_all};
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, path::Path};
 use records::ArtifactInfo;
 use serde::{Serialize, de::DeserializeOwned};
@@ -276,12 +276,10 @@ impl Registry {
         let [fast, metered, about] = self.artifact_paths(digest, target);
         let missing = || RegistryError::NoArtifact { digest: digest.clone(), engine: target.key };
         // At once: each is a question of its own to the store.
-        let read = try_join(self.read_if_there(&about), self.read_if_there(&fast));
-        let ((Some(record), Some(code)), Some(counting)) =
-            try_join(read, self.open_if_there(&metered)).await?
-        else {
-            return Err(missing());
-        };
+        let opened = try_join_all([&about, &fast, &metered].map(|path| self.open_if_there(path))).await?;
+        let [Some(record), Some(code), Some(counting)] = &opened[..] else { return Err(missing()) };
+        let record = record.read().map_err(|error| unreadable(&about, error))?;
+        let code = code.read().map_err(|error| unreadable(&fast, error))?;
         let record: ArtifactInfo = parse(&about, &record)?;
         same(&about, digest.as_str(), record.module.as_str())?;
         same(&about, target.key, &record.engine)?;
@@ -289,7 +287,7 @@ impl Registry {
         if !trusted.vouch(&record.signature, digest, target.key, &parts) {
             return Err(RegistryError::Untrusted { path: about.to_string(), signed_by: record.signed_by });
         }
-        Artifact::verified(code, counting, parts)
+        Artifact::verified(code, counting.clone(), parts)
             .ok_or_else(|| RegistryError::Damaged { path: fast.to_string() })
     }
 
