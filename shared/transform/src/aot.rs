@@ -9,10 +9,16 @@ use wasmtime::component::Component;
 ///
 /// It can only be had from the compiler in this process, or from [`crate::Registry::artifact`], where a trusted key has
 /// signed for its bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Artifact {
     fast: Bytes,
     metered: Metered,
+}
+
+impl std::fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Artifact").field("fast", &self.fast.len()).finish_non_exhaustive()
+    }
 }
 
 /// SHA-256 of each part.
@@ -56,7 +62,7 @@ impl Artifact {
 }
 
 /// An object of the registry: its bytes, or the open file that has them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Code {
     Here(Bytes),
     InFile(Arc<File>),
@@ -77,7 +83,7 @@ impl Code {
 
 /// The part that counts instructions, kept until a record is suspect. It is read and held against what was signed only then:
 /// that would be half of the time that a module takes to load.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Metered {
     code: Code,
     signed: Digest,
