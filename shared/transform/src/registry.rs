@@ -57,7 +57,9 @@ pub enum RegistryError {
         #[source]
         source: serde_json::Error,
     },
-    #[error("{path} in the registry is damaged: its bytes don't match its digest")]
+    #[error(
+        "{path} in the registry is damaged: its bytes don't match its digest; `outflow transform publish` mends it"
+    )]
     Damaged { path: String },
     #[error("{path} speaks of {found}")]
     Mismatch { path: String, found: String },

@@ -72,18 +72,18 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<Finding> {
     let batch: Vec<Event<'_>> =
         events.iter().map(fixture::FixtureEvent::event).cycle().take(args.batch as usize).collect();
 
-    let registry = args.registry.open().ok();
-    let candidate = match load(registry.as_ref(), &wasm).await {
+    let registry = args.registry.open();
+    let candidate = match load(registry.as_ref().ok(), &wasm).await {
         Ok(module) => module,
         Err(error) => return Ok(refused(name, &error)),
     };
     let mut modules = vec![("candidate", candidate)];
     match &registry {
-        Some(registry) => {
+        Ok(registry) => {
             let active = active(registry, &modules[0].1).await?;
             modules.extend(active.map(|active| ("active", active)));
         }
-        None => eprintln!("outflow: no registry is given, so the candidate runs alone"),
+        Err(error) => eprintln!("outflow: the candidate runs alone: {error:#}"),
     }
     let step = Step::begin(format!("running {} events a batch", batch.len()));
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); modules.len()];
@@ -106,7 +106,10 @@ pub(crate) async fn run(args: &BenchArgs) -> anyhow::Result<Finding> {
     for ((which, module), mut times) in modules.iter().zip(times) {
         times.sort_unstable();
         let records = batch.len() as u64;
-        let instructions = module.instructions(&batch, fixtures::stamp()).map_err(anyhow::Error::msg)?;
+        let instructions = module
+            .instructions(&batch, fixtures::stamp())
+            .map_err(anyhow::Error::msg)
+            .with_context(|| format!("module {}", module.digest().short()))?;
         figures.push(Figures {
             which,
             digest: module.digest().clone(),

@@ -44,7 +44,7 @@ pub(super) async fn compare_tables(tables: &[Table]) -> anyhow::Result<Option<Fo
     for table in tables {
         let live = reader.columns(&table.name).await.with_context(|| {
             format!(
-                "the live table {} could not be looked at: start ClickHouse, or pass --unchecked",
+                "the live table {} could not be looked at: start ClickHouse, run `outflow init`, or pass --unchecked",
                 table.name
             )
         })?;

@@ -1,7 +1,7 @@
 //! Real events from Kafka, for commands that look at them. Nothing is committed, no group is joined.
 
 use crate::outbox::when;
-use anyhow::Context;
+use anyhow::anyhow;
 use outflow_broker::{
     letters::{
         Origin,
@@ -29,7 +29,7 @@ pub(super) fn start(text: &str) -> anyhow::Result<Start> {
     match text {
         "beginning" => Ok(Start::Beginning),
         "end" => Ok(Start::End),
-        moment => when::moment(moment).map(Start::Time).context("or beginning, or end"),
+        moment => or_moment(moment, "beginning, or end"),
     }
 }
 
@@ -37,8 +37,13 @@ pub(super) fn start(text: &str) -> anyhow::Result<Start> {
 pub(super) fn past(text: &str) -> anyhow::Result<Start> {
     match text {
         "beginning" => Ok(Start::Beginning),
-        moment => when::moment(moment).map(Start::Time).context("or beginning"),
+        moment => or_moment(moment, "beginning"),
     }
+}
+
+/// A moment; what else could have been written is told where it is none.
+fn or_moment(text: &str, places: &str) -> anyhow::Result<Start> {
+    when::moment(text).map(Start::Time).map_err(|error| anyhow!("{error}, or {places}"))
 }
 
 /// The record as its function takes it: a redriven one is the one that it was.
@@ -75,6 +80,9 @@ mod tests {
         let noon = Start::Time(datetime!(2026-11-23 12:00 UTC));
         assert_eq!([start, past].map(|read| read("2026-11-23T12:00:00Z").expect("a place")), [noon; 2]);
         assert!(past("end").is_err(), "nothing is there behind it");
-        assert!(start("middle").is_err());
+        assert_eq!(
+            start("middle").expect_err("it is no place").to_string(),
+            "write 2026-11-23T07:00:00Z, 2026-11-23 (UTC), or 2h for two hours ago, or beginning, or end"
+        );
     }
 }
