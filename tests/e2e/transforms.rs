@@ -172,7 +172,8 @@ fn a_new_slot_whose_module_the_function_does_not_trust_loses_nothing_and_the_log
         let stranger = outflow.run(&["transform", "key", "--new", &key]).await?;
         let trusted = outflow.env().find(|(name, _)| *name == "OUTFLOW_TRANSFORM_TRUSTED_KEYS");
         let trusted = format!("{},{}", trusted.context("the function trusts somebody")?.1, stranger.trim());
-        let publish = ["transform", "publish", BESIDE, "--key", &key, "--json", "-"];
+        let publish =
+            ["transform", "publish", BESIDE, "--key", &key, "--trusted-keys", stranger.trim(), "--json", "-"];
         let published: Value = serde_json::from_str(&outflow.run(&publish).await?)?;
         let digest = published["digest"].as_str().context("a published transform has a digest")?;
         outflow.run(&["transform", "activate", digest, "--trusted-keys", &trusted]).await?;

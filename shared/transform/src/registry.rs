@@ -19,7 +19,7 @@ mod shadows;
 mod url;
 
 use crate::{
-    Artifact, Digest, Generation, InvalidGeneration, Schema, SigningKey, Target, TrustedKeys,
+    Artifact, Digest, Generation, InvalidGeneration, PublicKey, Schema, SigningKey, Target, TrustedKeys,
     aot::{Code, Parts},
 };
 use bytes::Bytes;
@@ -152,7 +152,13 @@ impl Registry {
         &self.location
     }
 
-    /// Stores a module with its native code, signed; all of it may be there already. The caller has loaded the module.
+    /// Whether what this key signs is loaded.
+    pub fn trusts(&self, key: &PublicKey) -> bool {
+        self.trusted.contains(key)
+    }
+
+    /// Stores a module with its native code, signed; all of it may be there already, and what a trusted key has signed stays as
+    /// it is. The caller has loaded the module.
     ///
     /// # Errors
     /// Where the registry can't be read or written. What was written by then does no harm.
@@ -177,11 +183,9 @@ impl Registry {
         if new_module || !recorded.is_ok_and(|recorded| recorded.is_of(schema)) {
             self.write_json(&path, &info, PutMode::Overwrite).await?;
         }
-        let signer = TrustedKeys::from(key.public());
         let mut new_artifacts = Vec::new();
         for (target, artifact) in artifacts {
-            let published = self.signed_artifact(&digest, *target, &signer).await;
-            if published.is_ok_and(|artifact| artifact.whole().is_some()) {
+            if self.whole_artifact(&digest, *target).await.is_ok() {
                 continue;
             }
             let [fast_path, metered_path, about_path] = self.artifact_paths(&digest, *target);
@@ -256,25 +260,6 @@ impl Registry {
     /// # Errors
     /// Where there is none, nobody trusted signed for it, or its bytes are not the signed ones.
     pub async fn artifact(&self, digest: &Digest, target: Target) -> Result<Artifact, RegistryError> {
-        self.signed_artifact(digest, target, &self.trusted).await
-    }
-
-    /// As [`Registry::artifact`], with both halves held against the signature.
-    ///
-    /// # Errors
-    /// As [`Registry::artifact`].
-    pub async fn whole_artifact(&self, digest: &Digest, target: Target) -> Result<Artifact, RegistryError> {
-        let [_, metered, _] = self.artifact_paths(digest, target);
-        let whole = self.artifact(digest, target).await?.whole();
-        whole.ok_or_else(|| RegistryError::Damaged { path: metered.to_string() })
-    }
-
-    async fn signed_artifact(
-        &self,
-        digest: &Digest,
-        target: Target,
-        trusted: &TrustedKeys,
-    ) -> Result<Artifact, RegistryError> {
         let [fast, metered, about] = self.artifact_paths(digest, target);
         let missing = || RegistryError::NoArtifact { digest: digest.clone(), engine: target.key };
         // At once: each is a question of its own to the store.
@@ -286,11 +271,21 @@ impl Registry {
         same(&about, digest.as_str(), record.module.as_str())?;
         same(&about, target.key, &record.engine)?;
         let parts = record.parts();
-        if !trusted.vouch(&record.signature, digest, target.key, &parts) {
+        if !self.trusted.vouch(&record.signature, digest, target.key, &parts) {
             return Err(RegistryError::Untrusted { path: about.to_string(), signed_by: record.signed_by });
         }
         Artifact::verified(code, counting.clone(), parts)
             .ok_or_else(|| RegistryError::Damaged { path: fast.to_string() })
+    }
+
+    /// As [`Registry::artifact`], with both halves held against the signature.
+    ///
+    /// # Errors
+    /// As [`Registry::artifact`].
+    pub async fn whole_artifact(&self, digest: &Digest, target: Target) -> Result<Artifact, RegistryError> {
+        let [_, metered, _] = self.artifact_paths(digest, target);
+        let whole = self.artifact(digest, target).await?.whole();
+        whole.ok_or_else(|| RegistryError::Damaged { path: metered.to_string() })
     }
 
     /// Replaces what this process has told of an activation.

@@ -101,6 +101,10 @@ impl From<PublicKey> for TrustedKeys {
 }
 
 impl TrustedKeys {
+    pub(crate) fn contains(&self, key: &PublicKey) -> bool {
+        self.0.iter().any(|trusted| trusted.0 == key.0)
+    }
+
     /// Whether one of them signed for exactly this.
     pub(crate) fn vouch(&self, signature: &str, module: &Digest, engine: &str, parts: &Parts) -> bool {
         let mut signed = [0; Signature::BYTE_SIZE];

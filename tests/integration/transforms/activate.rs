@@ -103,6 +103,23 @@ async fn a_column_is_added_after_a_yes_alone() {
 }
 
 #[tokio::test]
+async fn a_module_that_can_not_be_activated_adds_nothing() {
+    let live = Live::start().await;
+    live.alter("DROP COLUMN order_band").await;
+    // Of each machine that a function may run on.
+    let machines: Vec<_> = fs::read_dir(live.bench.registry("artifacts")).unwrap().collect();
+    assert!(machines.len() > 1);
+    for machine in machines {
+        let code = machine.unwrap().path().join(format!("{}.metered.cwasm", live.digest));
+        let whole = fs::read(&code).unwrap();
+        fs::write(&code, "torn").unwrap();
+        live.refused("damaged", async || live.activate(&["--yes"]).await).await;
+        fs::write(&code, whole).unwrap();
+    }
+    live.figures.finish().await;
+}
+
+#[tokio::test]
 async fn a_table_that_can_not_be_mended_by_adding_is_refused_and_nothing_is_added() {
     let live = Live::start().await;
     live.alter("DROP COLUMN order_band").await;

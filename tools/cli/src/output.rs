@@ -26,11 +26,24 @@ impl From<Finding> for ExitCode {
     }
 }
 
+/// Told before anything is done: a change whose result can't be written would be one that nobody hears of.
+fn a_file(text: &str) -> Result<PathBuf, String> {
+    let file = PathBuf::from(text);
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(format!("the folder {} is not there", folder.display()));
+    }
+    if file.is_dir() {
+        return Err("it is a folder".to_owned());
+    }
+    Ok(file)
+}
+
 /// `--json FILE`, to be flattened into a command's arguments.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Json {
     /// Writes the result as JSON to FILE; `-` is stdout, and then nothing else is written there.
-    #[arg(long = "json", value_name = "FILE")]
+    #[arg(long = "json", value_name = "FILE", value_parser = a_file)]
     file: Option<PathBuf>,
 }
 

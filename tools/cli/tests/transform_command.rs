@@ -235,6 +235,14 @@ fn what_is_no_transform_is_refused_with_1() {
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     assert!(stderr.contains("refused"), "{stderr}");
     assert_eq!(cli.run(&["rollback"]).0, 1);
+
+    // Functions would not load what they trust nobody for, and one that did would lose it at its next start.
+    let stranger = cli.folder.path().join("stranger.key").display().to_string();
+    cli.json(0, &["key", "--new", &stranger]);
+    let (code, stdout, stderr) = cli.run(&["publish", "order-analytics", "--key", &stranger]);
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.contains("none of OUTFLOW_TRANSFORM_TRUSTED_KEYS"), "{stderr}");
+    assert!(!cli.folder.path().join("registry/artifacts").exists());
 }
 
 #[test]
@@ -254,6 +262,10 @@ fn what_can_not_run_exits_with_2_and_says_what_to_do() {
         (vec!["shadow", "0123", "--records", "0"], "--records"),
         (vec!["test", "order-analytics", "--append"], "--record"),
         (vec!["test", "order-analytics", "--record", "t", "--update"], "--update"),
+        (vec!["activate", "0123", "--judge-from", "1000", "--judge-to", "10"], "--judge-to"),
+        (vec!["activate", "0123", "--judge-from", "0"], "--judge-from"),
+        (vec!["status", "--json", "no/such/folder/file"], "the folder no/such/folder is not there"),
+        (vec!["status", "--json", "tools"], "it is a folder"),
         (vec!["frobnicate"], "--help"),
     ] {
         let (code, _, stderr) = cli.run(&arguments);

@@ -89,6 +89,30 @@ impl Registry {
         self.put(newest, last, (ChangeKind::Activate, slot), Some((info, before, limit)), signed).await
     }
 
+    /// Whether [`Registry::activate`] would take the module now, for whoever has something to prepare first.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn check_activation(&self, digest: &Digest) -> Result<(), RegistryError> {
+        let info = self.find(digest.as_str()).await?;
+        let (newest, _) = self.newest().await?;
+        self.check(&info, &newest.map(|pointer| pointer.active).unwrap_or_default()).await
+    }
+
+    async fn check(&self, info: &ModuleInfo, active: &[ActiveTransform]) -> Result<(), RegistryError> {
+        let slot = info.slot();
+        for other in active.iter().filter(|active| active.slot != slot) {
+            if let Some(table) = slot.shared_table(&other.slot) {
+                let (table, slot) = (table.to_owned(), other.slot.clone());
+                return Err(RegistryError::TableTaken { table, slot });
+            }
+        }
+        for target in Target::published() {
+            self.whole_artifact(&info.digest, target).await?;
+        }
+        Ok(())
+    }
+
     /// Goes back to the module that was active in the slot before the present one, under a new generation, so that its
     /// rows beat those that the bad module wrote. Where only one slot is in use it need not be named.
     ///
@@ -201,15 +225,7 @@ impl Registry {
         let mut active = newest.map(|pointer| pointer.active).unwrap_or_default();
         active.retain(|active| active.slot != slot);
         if let Some((info, before, limit)) = module {
-            for other in &active {
-                if let Some(table) = slot.shared_table(&other.slot) {
-                    let (table, slot) = (table.to_owned(), other.slot.clone());
-                    return Err(RegistryError::TableTaken { table, slot });
-                }
-            }
-            for target in Target::published() {
-                self.whole_artifact(&info.digest, target).await?;
-            }
+            self.check(&info, &active).await?;
             active.push(ActiveTransform {
                 slot: slot.clone(),
                 digest: info.digest,

@@ -213,7 +213,11 @@ async fn native_code_is_loaded_only_where_a_trusted_key_signed_for_it(shelf: She
     // Published again by whom is trusted, it is taken.
     shelf.publish(&patched("note_id", "memo_id")).await;
     let later = now + Duration::from_secs(120);
-    assert_eq!(now_active(&active, later).await, (2, other));
+    assert_eq!(now_active(&active, later).await, (2, other.clone()));
+
+    // What it signed stays, whoever publishes the same module after it.
+    shelf.publish_by(&patched("note_id", "memo_id"), &stranger).await;
+    assert_eq!(now_active(&shelf.active(), now).await, (2, other));
 }
 
 async fn a_refused_module_is_tried_again_once_it_waited_and_not_before(shelf: Shelf) {
@@ -489,8 +493,9 @@ async fn a_damaged_half_that_counts_never_runs_and_the_other_half_goes_on(shelf:
     assert!(matches!(&batch.outcomes[..], [Outcome::Rows(_)]), "{batch:?}");
     assert_eq!(batch.unfinished.map(|rest| rest.from), Some(1));
 
-    let error =
-        shelf.registry.activate(&digest, None, signed()).await.expect_err("both halves are looked at");
+    let error = shelf.registry.check_activation(&digest).await.expect_err("both halves are looked at");
+    assert!(matches!(error, RegistryError::Damaged { .. }), "{error}");
+    let error = shelf.registry.activate(&digest, None, signed()).await.expect_err("they still are");
     assert!(matches!(error, RegistryError::Damaged { .. }), "{error}");
 }
 

@@ -2,7 +2,7 @@
 
 use super::{By, RegistryArgs, confirmed, live, refused, shadow};
 use crate::output::{Finding, Json};
-use anyhow::{Error, anyhow};
+use anyhow::{Error, anyhow, ensure};
 use clap::Args;
 use outflow_transform::{
     ChangeKind, Engine, Limits, Module, Pointer, RegistryError, RejectLimit, Slot, Target,
@@ -89,6 +89,12 @@ struct Report {
 }
 
 pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
+    ensure!(
+        args.max_rejects == 100 || (1..=args.judge_to).contains(&args.judge_from),
+        "--judge-from {} is not within 1 and --judge-to {}: the module would never be judged; --max-rejects 100 says so",
+        args.judge_from,
+        args.judge_to
+    );
     let registry = args.registry.open()?;
     let info = registry.find(&args.digest).await.map_err(|error| {
         anyhow!("{:#}; `outflow transform status` lists what is published", Error::from(error))
@@ -98,6 +104,10 @@ pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
         Ok(native) => native,
         Err(error) => return refusal(error),
     };
+    // Before anything is added to a table for it.
+    if let Err(error) = registry.check_activation(&info.digest).await {
+        return refusal(error);
+    }
     let module = match Module::load(&Engine::new(Limits::default())?, info.digest.clone(), &native) {
         Ok(module) => module,
         Err(error) => return Ok(refused(info.digest.short(), &error.into())),
@@ -184,6 +194,7 @@ fn refusal(error: RegistryError) -> anyhow::Result<Finding> {
         | RegistryError::NoneActive
         | RegistryError::TableTaken { .. }
         | RegistryError::Untrusted { .. }
+        | RegistryError::Damaged { .. }
         | RegistryError::NoArtifact { .. } => {
             eprintln!("outflow: {error}");
             Ok(Finding::Wrong)

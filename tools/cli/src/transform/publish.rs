@@ -49,6 +49,14 @@ struct Report<'a> {
 
 pub(crate) async fn run(args: &PublishArgs) -> anyhow::Result<Finding> {
     let (registry, key) = (args.registry.open()?, args.signing.load()?);
+    if !registry.trusts(&key.public()) {
+        let error = anyhow::anyhow!(
+            "the signing key's public half {} is none of OUTFLOW_TRANSFORM_TRUSTED_KEYS: functions would not load what it \
+             signs; tell them of it first, or sign with a key that they trust",
+            key.public()
+        );
+        return Ok(refused("the key", &error));
+    }
     let Some(Component { name, wasm, fixtures }) = component(&args.module, &args.sources)? else {
         return Ok(Finding::Wrong);
     };
