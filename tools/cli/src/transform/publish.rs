@@ -92,6 +92,10 @@ pub(crate) async fn run(args: &PublishArgs) -> anyhow::Result<Finding> {
             return Ok(refused(name, &anyhow::anyhow!("it does not pass its own fixtures")));
         }
         fixture_events = report.events;
+    } else {
+        eprintln!(
+            "outflow: {name} has no fixtures, so nothing says that its rows are right; --fixtures names some"
+        );
     }
     let artifact_bytes = native.bytes()?[0].len();
     let step = Step::begin(format!("writing to {}", registry.location()));
