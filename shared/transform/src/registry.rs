@@ -157,8 +157,7 @@ impl Registry {
         self.trusted.contains(key)
     }
 
-    /// Stores a module with its native code, signed; all of it may be there already, and what a trusted key has signed stays as
-    /// it is. The caller has loaded the module.
+    /// Stores a module with its native code, signed; all of it may be there already. The caller has loaded the module.
     ///
     /// # Errors
     /// Where the registry can't be read or written. What was written by then does no harm.
@@ -183,9 +182,11 @@ impl Registry {
         if new_module || !recorded.is_ok_and(|recorded| recorded.is_of(schema)) {
             self.write_json(&path, &info, PutMode::Overwrite).await?;
         }
+        let signer = TrustedKeys::from(key.public());
         let mut new_artifacts = Vec::new();
         for (target, artifact) in artifacts {
-            if self.whole_artifact(&digest, *target).await.is_ok() {
+            let published = self.signed_artifact(&digest, *target, &signer).await;
+            if published.is_ok_and(|artifact| artifact.whole().is_some()) {
                 continue;
             }
             let [fast_path, metered_path, about_path] = self.artifact_paths(&digest, *target);
@@ -260,6 +261,15 @@ impl Registry {
     /// # Errors
     /// Where there is none, nobody trusted signed for it, or its bytes are not the signed ones.
     pub async fn artifact(&self, digest: &Digest, target: Target) -> Result<Artifact, RegistryError> {
+        self.signed_artifact(digest, target, &self.trusted).await
+    }
+
+    async fn signed_artifact(
+        &self,
+        digest: &Digest,
+        target: Target,
+        trusted: &TrustedKeys,
+    ) -> Result<Artifact, RegistryError> {
         let [fast, metered, about] = self.artifact_paths(digest, target);
         let missing = || RegistryError::NoArtifact { digest: digest.clone(), engine: target.key };
         // At once: each is a question of its own to the store.
@@ -271,7 +281,7 @@ impl Registry {
         same(&about, digest.as_str(), record.module.as_str())?;
         same(&about, target.key, &record.engine)?;
         let parts = record.parts();
-        if !self.trusted.vouch(&record.signature, digest, target.key, &parts) {
+        if !trusted.vouch(&record.signature, digest, target.key, &parts) {
             return Err(RegistryError::Untrusted { path: about.to_string(), signed_by: record.signed_by });
         }
         Artifact::verified(code, counting.clone(), parts)
