@@ -126,15 +126,15 @@ fn obey(event: &Event<'_>, order: &str, rows: &mut Rows<'_>) -> Result<(), Rejec
         }
         "a long log line" => log(Level::Info, &"x".repeat(40 << 20)),
         "ten megabytes" => {
-            rows.row(0).text(event.aggregate_id).text(&"x".repeat(10 << 20)).uint(0);
+            rows.row(0).text(event.aggregate_id).text("x".repeat(10 << 20)).uint(0);
         }
         "a hundred megabytes" => {
-            rows.row(0).text(event.aggregate_id).text(&"x".repeat(100 << 20)).uint(0);
+            rows.row(0).text(event.aggregate_id).text("x".repeat(100 << 20)).uint(0);
         }
         "headers" => {
             let all: Vec<_> =
                 event.headers.iter().map(|(key, value)| (key, String::from_utf8_lossy(value))).collect();
-            rows.row(0).text(event.aggregate_id).text(&format!("{all:?}")).uint(seen);
+            rows.row(0).text(event.aggregate_id).text(format!("{all:?}")).uint(seen);
         }
         text => {
             rows.row(0).text(event.aggregate_id).text(text).uint(seen);
