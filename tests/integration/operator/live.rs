@@ -23,7 +23,8 @@ impl Live {
         // A relay that finds nothing at all has nothing to stay for.
         commit_events(&parking.shop, "first", 1..=1).await;
         let relay = parking.relay.clone();
-        let running = tokio::spawn(async move { relay.run(in_a_minute(), Duration::from_secs(60)).await });
+        let longest = Instant::now() + Duration::from_secs(600);
+        let running = tokio::spawn(async move { relay.run(longest, Duration::from_secs(60)).await });
         let live = Self { parking, running };
         live.until(|| live.published("first") == [1]).await;
         live

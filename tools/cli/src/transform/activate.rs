@@ -104,10 +104,6 @@ pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
         Ok(native) => native,
         Err(error) => return refusal(error),
     };
-    // Before anything is added to a table for it.
-    if let Err(error) = registry.check_activation(&info.digest).await {
-        return refusal(error);
-    }
     let module = match Module::load(&Engine::new(Limits::default())?, info.digest.clone(), &native) {
         Ok(module) => module,
         Err(error) => return Ok(refused(info.digest.short(), &error.into())),
@@ -137,6 +133,10 @@ pub(crate) async fn run(args: &ActivateArgs) -> anyhow::Result<Finding> {
             None
         }
     };
+    // Before anything is added to a table for it.
+    if let Err(error) = registry.check_activation(&info.digest).await {
+        return refusal(error);
+    }
     let mut added_columns = Vec::new();
     if !args.unchecked {
         match live::compare_tables(&module.schema().tables).await? {
