@@ -327,6 +327,18 @@ async fn prune_pause_and_resume_concern_the_whole_group() {
 }
 
 #[tokio::test]
+async fn a_group_that_nobody_runs_is_named_by_each_prune_that_it_holds_back() {
+    let cli = Cli::start().await;
+    commit_events(&cli.parking.shop, "order", 1..=5).await;
+    cli.parking.drain().await;
+    cli.json(0, &["pause", "--new-group", "--group", "mistyped", "--why", "a slip of the hand"]).await;
+    for how in [&["--yes"][..], &["--dry-run"], &[]] {
+        let text = cli.text(0, &[&["prune", "--keep", "0s"], how].concat()).await;
+        assert!(text.contains("oldest gap of group mistyped"), "{how:?}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_to_prune_is_nothing_to_ask_about_and_nothing_goes() {
     let cli = Cli::start().await;
     commit_events(&cli.parking.shop, "order", 1..=5).await;

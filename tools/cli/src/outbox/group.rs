@@ -85,7 +85,10 @@ pub(super) async fn prune(args: PruneArgs, pool: &MySqlPool) -> anyhow::Result<F
         if prunable.rows == 0 {
             // What comes of age from here on, nobody was asked about.
             let nothing = Pruned { group: operator.group().to_owned(), ..Pruned::default() };
-            args.json.report(&nothing, "nothing to delete")?;
+            args.json.report(
+                &nothing,
+                format!("nothing to delete{}", held_by_another(&prunable, operator.group())),
+            )?;
             return Ok(Finding::Fine);
         }
         confirm(false, &format!("delete {} or more that were delivered", text::events(prunable.rows)))?;
@@ -103,11 +106,13 @@ pub(super) async fn prune(args: PruneArgs, pool: &MySqlPool) -> anyhow::Result<F
         eprintln!();
     }
     let pruned = pruned.map_err(explained)?;
+    let left = operator.prunable(args.keep).await.map_err(explained)?;
     let line = format!(
-        "{} deleted in {} steps, and {} checkpoints",
+        "{} deleted in {} steps, and {} checkpoints{}",
         text::events(pruned.rows),
         text::count(pruned.steps),
-        text::count(pruned.checkpoints)
+        text::count(pruned.checkpoints),
+        held_by_another(&left, operator.group())
     );
     args.json.report(&pruned, line)?;
     Ok(Finding::Fine)
@@ -118,13 +123,18 @@ fn describe_prunable(prunable: &Prunable) -> String {
         (Some(first), Some(last)) => format!(", {first} to {last}"),
         _ => String::new(),
     };
-    let held = prunable.held_by.as_deref().map_or_else(String::new, |group| {
-        format!(
-            "\nnothing from {} on: there is the position or the oldest gap of group {group}",
-            prunable.below
-        )
-    });
+    let held = prunable.held_by.as_deref().map_or_else(String::new, |group| held(prunable, group));
     format!("{} would be deleted{range}{held}", text::events(prunable.rows))
+}
+
+fn held(prunable: &Prunable, group: &str) -> String {
+    format!("\nnothing from {} on: there is the position or the oldest gap of group {group}", prunable.below)
+}
+
+/// A group that nobody runs any more, or whose name was mistyped, keeps every row: whoever prunes has to hear of it.
+fn held_by_another(prunable: &Prunable, own: &str) -> String {
+    let another = prunable.held_by.as_deref().filter(|group| *group != own);
+    another.map_or_else(String::new, |group| held(prunable, group))
 }
 
 pub(super) async fn pause(args: PauseArgs, pool: &MySqlPool) -> anyhow::Result<Finding> {
