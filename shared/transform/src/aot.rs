@@ -82,7 +82,7 @@ impl Code {
 }
 
 /// The part that counts instructions, kept until a record is suspect. It is read and held against what was signed only then:
-/// that would be half of the time that a module takes to load.
+/// a module would take a third longer to load.
 #[derive(Clone)]
 pub(crate) struct Metered {
     code: Code,

@@ -159,11 +159,7 @@ async fn whatever_is_wrong_with_the_newest_pointer_the_last_good_module_goes_on(
     assert_eq!(now_active(&active, now).await, (1, good.clone()), "a module that was never published");
 
     shelf.activate(&other).await;
-    let path = shelf.artifact_path(&other, "cwasm");
-    let mut native = fs::read(&path).expect("it is there");
-    let middle = native.len() / 2;
-    native[middle] ^= 1;
-    fs::write(&path, native).expect("it can be written");
+    shelf.damage(&other, "cwasm");
     assert_eq!(now_active(&active, now).await, (1, good.clone()), "damaged native code");
 
     // A function that starts now finds the good one behind the bad ones.
@@ -474,11 +470,7 @@ async fn what_was_not_published_for_every_machine_can_not_be_activated(shelf: Sh
 async fn a_damaged_half_that_counts_never_runs_and_the_other_half_goes_on(shelf: Shelf) {
     let digest = shelf.publish(test_guest()).await;
     shelf.activate(&digest).await;
-    let path = shelf.artifact_path(&digest, "metered.cwasm");
-    let mut native = fs::read(&path).expect("it is there");
-    let middle = native.len() / 2;
-    native[middle] ^= 1;
-    fs::write(&path, native).expect("it can be written");
+    shelf.damage(&digest, "metered.cwasm");
 
     let loaded = shelf.active().refresh(Instant::now()).await.expect("usual batches don't need it").remove(0);
     let outcomes = |orders: [&str; 2]| loaded.module.run(&orders.map(told), stamp());
